@@ -1,0 +1,21 @@
+"""How much would a person recognise in the images that leaked from a model?"""
+
+__version__ = "0.1.0"
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["core", "data", "models", "defenses", "train", "attack", "metrics",
+                "annotate", "semsim", "analysis", "study", "report", "cli"],
+    submod_attrs={
+        "data": ["load_dataset"],
+        "models": ["build_classifier", "load_classifier"],
+        "train": ["train_classifier"],
+        "attack": ["share_gradient", "infer_labels", "invert"],
+        "metrics": ["available", "score"],
+        "semsim": ["SemSim", "train_semsim"],
+        "analysis": ["agreement", "compare"],
+        "study": ["Study", "run_study"],
+    },
+)
