@@ -1,0 +1,45 @@
+# Everything happens in .venv; a stamp file marks each install, so that a second call installs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip -qq --disable-pip-version-check install --use-pep517 --editable
+
+# Small networks on few cores lose most of their time to spinning OpenMP threads.
+export OMP_WAIT_POLICY = passive
+
+.PHONY: demo test docs lab export readme
+
+demo: .venv/run.stamp          ## the whole study in small; prints where its report is
+	@$(BIN)/semsim run
+
+test: .venv/dev.stamp          ## every test: each notebook, the package, the repository
+	@$(BIN)/python -m pytest
+
+docs: .venv/dev.stamp          ## the site, in _docs
+	@$(BIN)/python tools/docs.py
+
+lab: .venv/dev.stamp           ## the notebooks, in JupyterLab
+	@$(BIN)/jupyter lab nbs
+
+export: .venv/dev.stamp        ## clean the notebooks and write the modules from them
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+
+readme: .venv/dev.stamp        ## README.md from nbs/index.ipynb
+	@$(BIN)/python tools/readme.py
+
+# Without ensurepip (Debian's python3-venv) pip is what is missing, and the next call tries again.
+$(BIN)/pip:
+	@echo "making a virtual environment in .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/run.stamp: setup.py settings.ini | $(BIN)/pip
+	@echo "installing semsim and its requirements (5 GB, about 2-4 minutes)"
+	@$(PIP) .
+	@touch $@
+
+# The development install holds the other one, so it marks both.
+.venv/dev.stamp: setup.py settings.ini | $(BIN)/pip
+	@echo "installing semsim, its requirements and the development tools (5 GB, about 2-4 minutes)"
+	@$(PIP) '.[dev]'
+	@touch .venv/run.stamp $@

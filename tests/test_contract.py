@@ -1,0 +1,219 @@
+"""What holds for the repository as a whole: modules in sync with notebooks, importable, documented; notebooks clean and readable."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS, PACKAGE = ROOT / "nbs", ROOT / "semsim"
+MODULES = sorted(path.stem for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "_modidx"))
+
+HEAVY = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "skimage"}
+# Python in which the development tools are not installed.
+RUNTIME_ONLY = """
+import sys
+from importlib.machinery import PathFinder
+absent = {"nbdev", "fastcore", "execnb", "IPython", "ipykernel", "ipywidgets", "jupyter", "jupyter_core", "jupyterlab",
+          "jupytext", "nbconvert", "nbformat", "notebook", "smalldocs", "pytest"}
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name.partition(".")[0] in absent else find(name, *args)
+"""
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|tmp|Users|usr|opt|mnt)\b")
+REGISTRY = re.compile(r"https?:|pypi|pythonhosted|index-url|find-links", flags=re.I)
+
+
+def read(notebook):
+    "The notebook's cells, each with its source as one string."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def of_type(cells, kind):
+    "The cells of one type."
+    return [cell for cell in cells if cell["cell_type"] == kind]
+
+
+def target(notebook):
+    "The module that the notebook's `default_exp` names, or None."
+    source = "\n".join(cell["source"] for cell in of_type(read(notebook), "code"))
+    found = re.search(r"^#\|\s*default_exp\s+(\S+)", source, flags=re.M)
+    return found and found[1]
+
+
+def rooms():
+    "The exported modules in the order of their notebooks."
+    return [name for path in sorted(NBS.glob("*.ipynb")) if (name := target(path))]
+
+
+def files(folder):
+    "The content of every file, by its path."
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def python(*args, cwd=ROOT):
+    "Run Python; its output and errors, and whether it went well."
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+# The repository
+
+
+def test_modules_are_what_clean_notebooks_export(tmp_path):
+    for folder in (NBS, PACKAGE):
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    before = files(tmp_path)
+    result = python("-c", "import nbdev.clean as c, nbdev.doclinks as d; c.nbdev_clean(); d.nbdev_export()", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after = files(tmp_path)
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    assert not changed, f"not what `make export` gives: {changed}"
+
+
+def test_one_notebook_for_each_module():
+    assert MODULES, "no modules"
+    assert sorted(rooms()) == MODULES
+
+
+def test_readme_is_current():
+    result = python("tools/readme.py", "--check")
+    assert result.returncode == 0, result.stderr
+
+
+def test_sidebar_lists_every_notebook():
+    listed = re.findall(r"- (\S+\.ipynb)$", (NBS / "_quarto.yml").read_text(encoding="utf-8"), flags=re.M)
+    found = [path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+    assert sorted(listed) == sorted(path.relative_to(NBS).as_posix() for path in found)
+
+
+def test_no_registry_is_named():
+    paths = [ROOT / "Makefile", *(ROOT / ".ci").iterdir(), *(ROOT / "tools").glob("*.py")]
+    named = {path.name: REGISTRY.findall(path.read_text(encoding="utf-8")) for path in paths}
+    assert not any(named.values()), named
+
+
+# The package
+
+
+def test_import_is_light():
+    result = python("-c", f"{RUNTIME_ONLY}\nimport semsim\nprint(*{HEAVY} & set(sys.modules))")
+    assert result.returncode == 0, result.stderr
+    assert not result.stdout.strip()
+
+
+def test_every_module_imports_alone_without_the_development_tools():
+    def attempt(name):
+        return python("-c", f"{RUNTIME_ONLY}\nimport semsim.{name}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(MODULES, pool.map(attempt, MODULES)))
+    failed = {name: result.stderr[-500:] for name, result in results.items() if result.returncode}
+    assert results and not failed, failed
+
+
+def test_every_name_at_the_top_resolves():
+    semsim = importlib.import_module("semsim")
+    missing = [name for name in semsim.__all__ if not hasattr(semsim, name)]
+    assert not missing
+    assert set(MODULES) <= set(semsim.__all__)
+
+
+def test_version_is_the_same_everywhere():
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    assert importlib.import_module("semsim").__version__ == config["DEFAULT"]["version"]
+
+
+def imported_rooms(tree):
+    "The names that a module imports from its own package. (The export makes `semsim.data` a relative `.data`.)"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("semsim."))
+        elif isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "semsim"):
+            module = (node.module or "") if node.level else node.module.partition(".")[2]
+            yield from [module.split(".")[0]] if module else (a.name for a in node.names if a.name != "__version__")
+
+
+def test_rooms_import_only_earlier_rooms():
+    order, backwards = rooms(), []
+    for n, room in enumerate(order):
+        tree = ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
+        backwards += [f"{room} imports {name}" for name in imported_rooms(tree) if name not in order[:n]]
+    assert order and not backwards, backwards
+
+
+# Each notebook
+
+
+def test_opens_with_its_purpose(notebook):
+    cells = read(notebook)
+    if target(notebook):
+        first = cells.pop(0)
+        assert re.fullmatch(r"#\|\s*default_exp \w+", first["source"]), "the first cell is `#| default_exp` alone"
+    title, opening = cells[:2]
+    assert title["cell_type"] == opening["cell_type"] == "markdown"
+    assert re.fullmatch(r"# \S.*\n\n?> \S.*", title["source"].strip()), "a title, a `>` subtitle, and nothing else (it would not be shown)"
+    assert opening["source"].strip() and not opening["source"].startswith("# ")
+
+
+def test_exports_are_documented_and_shown(notebook):
+    name = target(notebook)
+    if name is None:
+        return
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    public = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    sources = [cell["source"] for cell in of_type(read(notebook), "code")]
+
+    def is_shown(name):
+        elsewhere = [source for source in sources if not re.search(rf"^(?:def|class) {name}\b", source, flags=re.M)]
+        return any(re.search(rf"\b{name}\b", source) for source in elsewhere)
+
+    assert public, "nothing is exported"
+    assert not [node.name for node in public if not ast.get_docstring(node)], "without a docstring"
+    assert not [node.name for node in public if not is_shown(node.name)], "nowhere but in the cell that defines it"
+
+
+def test_cells_are_short(notebook):
+    long = [cell["id"] for cell in of_type(read(notebook), "code") if len(cell["source"].splitlines()) > 30]
+    assert not long
+
+
+def test_prose_outweighs_code(notebook):
+    cells = read(notebook)
+    words = sum(len(cell["source"].split()) for cell in of_type(cells, "markdown"))
+    shown = [cell["source"] for cell in of_type(cells, "code") if not cell["source"].startswith("#| hide")]
+    lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
+    assert words >= 2 * lines, f"{words} words for {lines} lines of code"
+
+
+def test_outputs_are_stored_and_clean(notebook):
+    outputs = [output for cell in of_type(read(notebook), "code") for output in cell["outputs"]]
+    kinds = {output["output_type"] for output in outputs}
+    assert kinds, "no output is stored"
+    assert "error" not in kinds
+    assert notebook.stat().st_size <= 600_000
+
+
+def texts(cells):
+    "All that a reader sees as text: sources, printed output, text and HTML results without the pictures in them."
+    for cell in cells:
+        yield cell["source"]
+        for output in cell.get("outputs", []):
+            yield "".join(output.get("text", ""))
+            for kind, value in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    yield re.sub(r"base64,[\w+/=\s]+", "", "".join(value))
+
+
+def test_no_absolute_paths(notebook):
+    found = [text[max(0, m.start() - 20) : m.end() + 40] for text in texts(read(notebook)) for m in ABSOLUTE_PATH.finditer(text)]
+    assert not found

@@ -1,0 +1,67 @@
+"""Builds the site in _docs: nbdev stages the notebooks, then Quarto renders them if it is on PATH, else smalldocs."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from nbdev.config import get_config
+from nbdev.doclinks import _build_modidx
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+OUTPUT_FILE = re.compile(r"^output-file: (\S+)\.html\n", flags=re.M)
+
+
+def stage():
+    "The folder with the notebooks as the site shows them. (nbdev's own commands would first try to install Quarto.)"
+    refresh_quarto_yml()
+    _build_modidx()
+    return proc_nbs(get_config().nbs_path, n_workers=0, force=True)
+
+
+def rename(folder):
+    "Give each staged notebook the name of its page, which nbdev asks for in the front matter; the old and new names."
+    names = {}
+    for path in sorted(folder.rglob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        front = notebook["cells"][0]
+        source = "".join(front["source"])
+        names[path.name] = OUTPUT_FILE.search(source)[1] + ".ipynb"
+        front["source"] = OUTPUT_FILE.sub("", source)
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        path.rename(path.with_name(names[path.name]))
+    return names
+
+
+def relink(folder, names):
+    "Point links at the new names, and those with the site's address at this copy of the site."
+    settings = get_config()
+    address = settings.doc_host + settings.doc_baseurl + "/"
+    for path in [folder / "_quarto.yml", *folder.rglob("*.ipynb")]:
+        text = path.read_text(encoding="utf-8")
+        text = text.replace(address, "../" * (len(path.relative_to(folder).parts) - 1))
+        for old, new in names.items():
+            text = re.sub(rf"((?:\]\(|- )(?:[\w.]+/)*){re.escape(old)}", rf"\g<1>{new}", text)
+        path.write_text(text, encoding="utf-8")
+
+
+def render(folder):
+    "Render the staged folder; any warning of smalldocs is an error."
+    if shutil.which("quarto"):
+        command = ["quarto", "render", folder, "--no-cache"]
+    else:
+        command = [Path(sys.executable).with_name("smalldocs"), "render", "--strict", folder]
+    if code := subprocess.run(command).returncode:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    staged, site = stage(), get_config().doc_path
+    relink(staged, rename(staged))
+    render(staged)
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(staged / site.name, site)
+    print(f"the site is in {site.name}/index.html")
