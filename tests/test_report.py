@@ -1,0 +1,254 @@
+"""The report as a file that is sent around: nothing runs in it, nothing is fetched by it, hostile names stay text, half a report never exists."""
+
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from semsim import report
+from semsim.analysis import agreement, verdict
+from semsim.core import InputError
+from semsim.data import Split
+from semsim.report import contact_sheet, write_report
+
+EVIL = "<script>alert(1)</script>"
+BREAKOUT = '" onerror="alert(1)'
+FORMULA = r"net $\oops$"
+MODELS = ("plain", FORMULA, BREAKOUT)
+DIRECTIONS = {"mse": False, "psnr": True}
+RUNS_OR_FETCHES = {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "source"}
+
+
+class Page(HTMLParser):
+    "A page's tags with their attributes, and its text without the style sheet."
+
+    def __init__(self, path):
+        super().__init__()
+        self.source, self.tags, self.text, self.style = path.read_text(encoding="utf-8"), [], "", False
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.style = tag == "style"
+
+    def handle_endtag(self, tag):
+        self.style = False
+
+    def handle_data(self, data):
+        self.text += "" if self.style else data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def make(n=15, channels=1, recognised=None):
+    "Results of the shape a study has: noisier copies of random images by three models, and made-up recognition."
+    rng, random = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    images = torch.rand(n, channels, 8, 8, generator=random)
+    originals = Split(images, torch.arange(n) % 2, tuple(f"id<{row}>" for row in range(n)))
+    copies = {name: (images + level * torch.randn(images.shape, generator=random)).clamp(0, 1) for name, level in zip(MODELS, (0.1, 0.3, 0.6))}
+    shares = {name: rng.binomial(3, chance, n) / 3 for name, chance in zip(MODELS, (0.9, 0.5, 0.2))}
+    rows = [
+        dict(model=name, arch="a", variant="v", original=key, label=int(label), loss=0.0, mse=error, psnr=-10 * np.log10(error), recognised=share, fold=0)
+        for name in MODELS
+        for key, label, error, share in zip(
+            originals.ids, originals.labels, (copies[name] - images).square().flatten(1).mean(1).tolist(), shares[name]
+        )
+    ]
+    scores = pd.DataFrame(rows)
+    if recognised is not None:
+        scores["recognised"] = recognised
+    models = scores.groupby("model")[["recognised", "mse", "psnr"]].mean().assign(arch="a", variant="v", accuracy=0.9)
+    about = scores, "recognised", list(DIRECTIONS), DIRECTIONS
+    return SimpleNamespace(
+        settings=dict(data=EVIL, archs=["a"], seed=0, fingerprint="0123456789abcdef", command="semsim run --data '<b>'"),
+        versions={"python": "3", "torch": "2"},
+        classes=(EVIL, BREAKOUT),
+        originals=originals,
+        reconstructions=copies,
+        scores=scores,
+        models=models,
+        agreement=agreement(*about, level="all", n_boot=20),
+        metrics=list(DIRECTIONS),
+        higher_is_leakier=DIRECTIONS,
+        annotator="panel B (machine), <3 classifiers>",
+        verdict=verdict(*about, "panel B (machine), <3 classifiers>", n_boot=20),
+    )
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    return Page(write_report(results, tmp_path_factory.mktemp("study")))
+
+
+# What a name can do
+
+
+def test_names_stay_text(page):
+    assert "<script" not in page.source and "<b>'" not in page.source.split("<pre>")[1].split("</pre>")[0]
+    assert EVIL in page.text and "semsim run --data '<b>'" in page.text and "<3 classifiers>" in page.text
+
+
+def test_no_attribute_was_smuggled_in(page):
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on")}
+    assert any(BREAKOUT in image["alt"] for image in page.all("img"))
+
+
+def test_a_name_that_is_no_unicode_is_written_all_the_same(results, tmp_path):
+    odd = SimpleNamespace(**{**vars(results), "classes": ("caf\udce9", "b")})
+    assert "caf?" in write_report(odd, tmp_path).read_text(encoding="utf-8")
+
+
+# What the page needs: nothing
+
+
+def test_nothing_runs_and_nothing_is_fetched(page):
+    assert not RUNS_OR_FETCHES & {tag for tag, _ in page.tags}
+    assert {image["src"].split(":")[0] for image in page.all("img")} == {"data"}
+    assert not page.all("a")
+    style = page.source.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_every_picture_is_there_and_described(page):
+    assert len(page.all("img")) == 12 * (1 + len(MODELS)) + 3 + len(DIRECTIONS)
+    assert all(image["alt"].strip() for image in page.all("img"))
+
+
+def test_the_answer_stands_before_the_first_heading_of_a_section(results, page):
+    head = page.text.split("How to read this")[0]
+    assert all(line in head for line in results.verdict)
+
+
+def test_a_panel_is_called_people_only_to_say_that_it_is_not(page):
+    assert page.text.count("people") == 1 and "A panel is not\npeople" in page.text.replace("A panel is not people", "A panel is not\npeople")
+    assert "human" not in page.text
+
+
+def test_ticks_are_the_shares_of_the_frame(results, page):
+    rows = torch.linspace(0, 14, 12).round().long().tolist()
+    shown = results.scores[results.scores.original.isin([results.originals.ids[row] for row in rows])]
+    framed = [box for box in page.all("div") if box.get("class") == "shown recognised"]
+    assert len(framed) == (shown.recognised >= 0.5).sum() > 0
+
+
+def test_links_are_relative(results, tmp_path):
+    (tmp_path / "tables").mkdir()
+    for name in ('a "b".csv', "scores.csv", "scores.parquet"):
+        (tmp_path / "tables" / name).touch()
+    links = Page(write_report(results, tmp_path)).all("a")
+    assert [link["href"] for link in links] == ["../tables/a%20%22b%22.csv", "../tables/scores.csv"]
+
+
+def test_equal_results_give_an_equal_file(results, page, tmp_path):
+    assert write_report(results, tmp_path).read_text(encoding="utf-8") == page.source
+
+
+def test_no_figure_stays_open(page):
+    assert not plt.get_fignums()
+
+
+# Results without an answer
+
+
+@pytest.mark.parametrize("share, said", [(0.0, "Nothing was recognised"), (1.0, "were recognised alike: their share is 100%")])
+def test_constant_recognition_is_said_first(share, said, tmp_path):
+    text = Page(write_report(make(recognised=share), tmp_path)).text
+    assert said in text.split("How to read this")[0] and "No correlation is defined" in text
+    assert "undefined" in text and "nan" not in text
+
+
+def test_a_metric_that_cannot_be_drawn_says_why(results, tmp_path):
+    infinite = SimpleNamespace(**{**vars(results), "models": results.models.assign(psnr=np.inf)})
+    assert "'psnr' is not a finite number" in Page(write_report(infinite, tmp_path)).text
+
+
+def test_no_annotator_score(results, tmp_path):
+    blank = SimpleNamespace(**{**vars(results), "scores": results.scores.assign(recognised=np.nan)})
+    blank.models, blank.agreement = results.models.assign(recognised=np.nan), results.agreement[:0]
+    assert "There is no annotator score at all." in Page(write_report(blank, tmp_path)).text
+
+
+@pytest.mark.parametrize("n, channels", [(3, 1), (3, 3)])
+def test_few_originals_grey_or_colour(n, channels, tmp_path):
+    assert len(Page(write_report(make(n, channels), tmp_path)).all("img")) == n * 4 + 5
+
+
+# Whole or not at all
+
+
+def test_a_failed_render_leaves_nothing(results, tmp_path):
+    with pytest.raises(TypeError):
+        write_report(SimpleNamespace(**{**vars(results), "verdict": None}), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_older_report(results, tmp_path, monkeypatch):
+    path = write_report(results, tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(report, "_page", lambda *_: "half a page")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report(results, tmp_path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+# The contact sheet
+
+
+def shades(n, channels=1):
+    "Originals in rising grey, black reconstructions."
+    originals = torch.linspace(0.1, 0.9, n).view(n, 1, 1, 1).expand(n, channels, 8, 8)
+    return originals, torch.zeros_like(originals)
+
+
+def sheet_order(path):
+    "The greys of a sheet with one row of originals, from left to right."
+    grey = np.asarray(Image.open(path).convert("L")).astype(int)
+    blocks = [row for row in grey if 0 < np.isin(row, (26, 128, 230)).mean()]
+    line = max(blocks, key=lambda row: np.isin(row, (26, 128, 230)).sum())
+    seen = [value for value in line if value in (26, 128, 230)]
+    return list(dict.fromkeys(seen))
+
+
+@pytest.mark.parametrize("higher, order", [(True, [230, 128, 26]), (False, [26, 128, 230])])
+def test_the_leakiest_comes_first(higher, order, tmp_path):
+    path = contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b", "c"], [0.1, 0.5, 0.9], "m", higher)
+    assert sheet_order(path) == order
+
+
+def test_only_the_leakiest_are_shown_and_nan_is_last(tmp_path):
+    values = pd.Series([0.9, 0.1, np.nan], index=[7, 8, 9])
+    path = contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b", "c"], values, "m", True, count=2)
+    assert sheet_order(path) == [26, 128]
+
+
+@pytest.mark.parametrize("n, channels", [(1, 1), (1, 3), (9, 3), (40, 1)])
+def test_any_number_of_pairs_with_any_name(n, channels, tmp_path):
+    names = [FORMULA + "x" * 300] * n
+    path = contact_sheet(tmp_path / "sheet.png", *shades(n, channels), names, [np.inf] * n, "a$b$", True)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and max(picture.size) < 2000
+    assert not plt.get_fignums()
+
+
+def test_a_refused_sheet_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="3 pairs, but 2 names and 3 values"):
+        contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b"], [1, 2, 3], "m", True)
+    with pytest.raises(InputError, match="must match"):
+        contact_sheet(tmp_path / "sheet.png", shades(3)[0], shades(2)[1], ["a"] * 3, [1, 2, 3], "m", True)
+    assert not list(tmp_path.iterdir())
