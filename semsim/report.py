@@ -36,7 +36,7 @@ def _picture(image):
     return _uri(written.getvalue(), "image/png")
 
 # %% ../nbs/51_report.ipynb #fa0a6d87
-_PLAIN = {"text.parse_math": False, "svg.hashsalt": "semsim"}
+_PLAIN = {"text.parse_math": False, "svg.hashsalt": "semsim", "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9}
 
 def _figure(alt, size, plot, *args, **settings):
     "What `plot` draws, as the data URI of an SVG with its alternative text, or `why` it cannot"
@@ -49,21 +49,22 @@ def _figure(alt, size, plot, *args, **settings):
     return dict(uri=_uri(written.getvalue(), "image/svg+xml"), alt=alt, why="")
 
 # %% ../nbs/51_report.ipynb #2d6d6b98
-_LEVELS = {"original": ("within an original", "originals"), "model": ("between models", "models"), "image": ("all pooled", "reconstructions")}
+_LEVELS = {"original": ("within an original", "originals"), "model": ("between models", "models"), "image": ("all pooled", "images")}
 
 def _forests(results):
     "A forest plot for each level"
     who = textwrap.fill(results.annotator, 50)
-    size = 4.6, 1.5 + .3 * results.agreement.metric.nunique()
+    size = 5.2, 1.5 + .3 * results.agreement.metric.nunique()
     return [_figure(f"Forest plot of Spearman correlations {name}, with {results.annotator}", size,
                     plot_correlations, results.agreement, who, level=level) for level, (name, _) in _LEVELS.items()]
 
 def _scatters(results):
     "A scatter plot of the models for each metric"
     who = textwrap.fill(results.annotator, 50)
+    def scatter(*args, **settings): plot_agreement_scatter(*args, **settings).set_ylim(-.05, 1.15)
     frame = results.models.rename_axis("model").reset_index().assign(original="all")
-    return [_figure(f"Scatter plot of the models: {name} against the share recognised by {results.annotator}", (4.6, 3.8),
-                    plot_agreement_scatter, frame, "recognised", name, results.higher_is_leakier, who, unit="dB" if name == "psnr" else "")
+    return [_figure(f"Scatter plot of the models: {name} against the share recognised by {results.annotator}", (5.2, 4),
+                    scatter, frame, "recognised", name, results.higher_is_leakier, who, unit="dB" if name == "psnr" else "")
             for name in frame.columns if name in results.higher_is_leakier]
 
 # %% ../nbs/51_report.ipynb #340e7941
@@ -184,7 +185,7 @@ def write_report(results, # a `StudyResults` of `semsim.study`
     return path
 
 # %% ../nbs/51_report.ipynb #5a7e3bb8
-def _short(name, length=18):
+def _short(name, length=26):
     "A name that fits over an image: the middle of a long one is left out"
     return name if len(name) <= length else f"{name[:length // 2 - 1]}…{name[-length // 2:]}"
 
@@ -209,6 +210,6 @@ def contact_sheet(path, # the .png file to write
     with mpl.rc_context(_PLAIN):
         figure = show_images(torch.cat([originals[order], gap, reconstructions[order]], 2), titles, columns=7, scale=2)
         figure.suptitle(f"{len(order)} of {len(names)} pairs, leakiest first by {metric} "
-                        f"({'higher' if higher_is_leakier else 'lower'} = more leakage)", y=1.02, fontsize=10)
+                        f"({'higher' if higher_is_leakier else 'lower'} = more leakage)", y=1, va="bottom", fontsize=10)
         with atomic_path(path) as temporary: figure.savefig(temporary, format="png", bbox_inches="tight")
     return Path(path)

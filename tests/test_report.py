@@ -49,16 +49,16 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def make(n=15, channels=1, recognised=None):
+def make(n=15, channels=1, recognised=None, models=MODELS):
     "Results of the shape a study has: noisier copies of random images by three models, and made-up recognition."
     rng, random = np.random.default_rng(0), torch.Generator().manual_seed(0)
     images = torch.rand(n, channels, 8, 8, generator=random)
     originals = Split(images, torch.arange(n) % 2, tuple(f"id<{row}>" for row in range(n)))
-    copies = {name: (images + level * torch.randn(images.shape, generator=random)).clamp(0, 1) for name, level in zip(MODELS, (0.1, 0.3, 0.6))}
-    shares = {name: rng.binomial(3, chance, n) / 3 for name, chance in zip(MODELS, (0.9, 0.5, 0.2))}
+    copies = {name: (images + level * torch.randn(images.shape, generator=random)).clamp(0, 1) for name, level in zip(models, (0.1, 0.3, 0.6))}
+    shares = {name: rng.binomial(3, chance, n) / 3 for name, chance in zip(models, (0.9, 0.5, 0.2))}
     rows = [
         dict(model=name, arch="a", variant="v", original=key, label=int(label), loss=0.0, mse=error, psnr=-10 * np.log10(error), recognised=share, fold=0)
-        for name in MODELS
+        for name in models
         for key, label, error, share in zip(
             originals.ids, originals.labels, (copies[name] - images).square().flatten(1).mean(1).tolist(), shares[name]
         )
@@ -66,7 +66,7 @@ def make(n=15, channels=1, recognised=None):
     scores = pd.DataFrame(rows)
     if recognised is not None:
         scores["recognised"] = recognised
-    models = scores.groupby("model")[["recognised", "mse", "psnr"]].mean().assign(arch="a", variant="v", accuracy=0.9)
+    means = scores.groupby("model")[["recognised", "mse", "psnr"]].mean().assign(arch="a", variant="v", accuracy=0.9)
     about = scores, "recognised", list(DIRECTIONS), DIRECTIONS
     return SimpleNamespace(
         settings=dict(data=EVIL, archs=["a"], seed=0, fingerprint="0123456789abcdef", command="semsim run --data '<b>'"),
@@ -75,7 +75,7 @@ def make(n=15, channels=1, recognised=None):
         originals=originals,
         reconstructions=copies,
         scores=scores,
-        models=models,
+        models=means,
         agreement=agreement(*about, level="all", n_boot=20),
         metrics=list(DIRECTIONS),
         higher_is_leakier=DIRECTIONS,
@@ -135,7 +135,7 @@ def test_the_answer_stands_before_the_first_heading_of_a_section(results, page):
 
 
 def test_a_panel_is_called_people_only_to_say_that_it_is_not(page):
-    assert page.text.count("people") == 1 and "A panel is not\npeople" in page.text.replace("A panel is not people", "A panel is not\npeople")
+    assert page.text.count("people") == 1 and "A panel is not people" in page.text
     assert "human" not in page.text
 
 
@@ -186,6 +186,11 @@ def test_no_annotator_score(results, tmp_path):
 @pytest.mark.parametrize("n, channels", [(3, 1), (3, 3)])
 def test_few_originals_grey_or_colour(n, channels, tmp_path):
     assert len(Page(write_report(make(n, channels), tmp_path)).all("img")) == n * 4 + 5
+
+
+def test_one_model_has_no_correlation_between_models(tmp_path):
+    page = Page(write_report(make(models=MODELS[:1]), tmp_path))
+    assert "fewer than 3 points" in page.text and len(page.all("img")) == 12 * 2 + 5
 
 
 # Whole or not at all
