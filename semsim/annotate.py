@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core import InputError, check_images, check_name, derive_seed, generator, progress
-from .data import Split
+from .data import Split, divide
 
 # %% ../nbs/30_annotate.ipynb #74f44579
 KINDS = ("human", "machine")

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'InputError', 'check_name', 'content_id', 'derive_seed', 'generator', 'seeded', 'pick_device', 'progress',
            'check_images', 'to_tensor', 'to_pil', 'read_image', 'atomic_path', 'write_image', 'save_tensors',
-           'load_tensors', 'Weights', 'load_weights', 'show_images']
+           'load_tensors', 'write_table', 'read_table', 'Weights', 'load_weights', 'show_images']
 
 # %% ../nbs/00_core.ipynb #59721ac0
 import difflib
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -84,7 +86,8 @@ def progress(items, # what to step through
              unit:str="it", # what one item is
             ): # the same items
     "Step through `items` with a progress bar where a terminal is watching."
-    return tqdm(items, desc=step, total=total, unit=unit, disable=None, leave=False, dynamic_ncols=True)
+    in_worker = multiprocessing.parent_process() is not None # the parent shows one bar for all its workers
+    return tqdm(items, desc=step, total=total, unit=unit, disable=in_worker or None, leave=False, dynamic_ncols=True)
 
 # %% ../nbs/00_core.ipynb #3c0df0e9
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]
@@ -177,6 +180,22 @@ def load_tensors(path # a .safetensors file
         return load_file(path), card
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+# %% ../nbs/00_core.ipynb #995d7a6c
+def write_table(table:pd.DataFrame, # any tidy table
+                path, # a .parquet or .csv file; the ending decides
+               ):
+    "Write a table, whole or not at all."
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".csv": table.to_csv(temporary, index=False)
+        else: table.to_parquet(temporary, index=False)
+
+def read_table(path # a .parquet file
+              ) -> pd.DataFrame:
+    "Read a table; a missing or damaged file raises an `InputError`."
+    if not Path(path).is_file(): raise InputError(f"{path}: no such file")
+    try: return pd.read_parquet(path)
+    except (OSError, ValueError) as error: raise InputError(f"{path}: not a readable Parquet file ({error})") from None
 
 # %% ../nbs/00_core.ipynb #5ccf04ed
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ def for_alexnet(images:Tensor, # (B,C,H,W) in [0,1]
 
 @lru_cache(maxsize=1)
 def trunk():
-    "AlexNet's convolutional layers with the bundled ImageNet weights, in eval mode."
+    "AlexNet's five convolutions with the bundled ImageNet weights, in eval mode."
     from torchvision.models import alexnet
-    features = alexnet(weights=None).features
+    features = alexnet(weights=None).features[:12]
     features.load_state_dict(load_weights("alexnet"))
     return features.eval().requires_grad_(False)
 
