@@ -263,20 +263,22 @@ def compare(
     n_boot:int=1000, # resamples of the originals
     seed:int=0, # of the resamples
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # best first: `lead` over the `next` (none for the last), its interval, originals of the pair, `shown`: excludes 0
+)->pd.DataFrame: # best first: `alike` in every unit, `lead` over the `next` that is not (none for the last), its interval, originals of the pair, `shown`: excludes 0
     "Rank metrics by their agreement with the annotators and test each lead over the next, on the same resamples"
     check_name("level", level, LEVELS); check_name("statistic", statistic, STATISTICS)
     metrics, xs, y, counts, signs = _prepare(scores, human, metrics, higher_is_leakier, n_boot, seed)
     units = _units(xs, y, counts, level, statistic, signs)
     ranking = [dict(metric=name, units=u, **_summary(_values(u, counts, level), confidence)) for name, u in zip(metrics, units)]
     ranking.sort(key=lambda row: -np.inf if np.isnan(row["value"]) else row["value"], reverse=True)
-    rows = [_lead(row, after, counts, level, confidence) for row, after in zip(ranking, [*ranking[1:], None])]
+    rows = [_lead(row, ranking[number + 1:], counts, level, confidence) for number, row in enumerate(ranking)]
     return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="rank"))
 
 # %% ../nbs/40_analysis.ipynb #c7e225e7
-def _lead(row, after, counts, level, confidence):
-    "A metric's row of the ranking, with its lead over the metric after it"
-    own = {key: row[key] for key in ("metric", "value", "low", "high")}
+def _lead(row, rest, counts, level, confidence):
+    "A metric's row of the ranking, with its lead over the first after it that does not agree equally in every unit"
+    alike = [other["metric"] for other in rest if np.allclose(row["units"], other["units"], atol=1e-12, equal_nan=True)]
+    after = next((other for other in rest if other["metric"] not in alike), None)
+    own = {key: row[key] for key in ("metric", "value", "low", "high")} | {"alike": ", ".join(alike)}
     if after is None: return dict(**own, next="", lead=np.nan, lead_low=np.nan, lead_high=np.nan, pair_n=0, shown=False)
     difference = row["units"] - after["units"]
     lead = _summary(_values(difference, counts, level), confidence)
@@ -303,7 +305,8 @@ def _within_lines(ranking, agreed, statistic):
     best = ranking.iloc[0]
     if np.isnan(best.value): return ["Within an original nothing is defined: in none do a metric and the annotator score both vary."]
     row = agreed.query("metric == @best.metric and statistic == @statistic").iloc[0]
-    lines = [f"Within an original, {best.metric} ranks best: mean {_NAMES[statistic]} {_interval_text(best.value, best.low, best.high)} "
+    name = f"{best.metric} (and {best.alike}, which agrees equally in every original)" if best.alike else best.metric
+    lines = [f"Within an original, {name} ranks best: mean {_NAMES[statistic]} {_interval_text(best.value, best.low, best.high)} "
              f"over {row.n} of {row.clusters} originals ({row.undefined} undefined)."]
     if not best.low > 0: lines.append("Its interval does not lie above 0: no agreement with the annotator is shown.")
     return [*lines, _lead_text(ranking)]

@@ -97,11 +97,12 @@ def run(
 ):
     "Run a study: train, attack, score, annotate, train SemSim, and say which metric agrees best."
     from semsim.report import write_report
-    from semsim.study import Study, run_study
+    from semsim.study import Study, check_study, materials, run_study
     given = dict(archs=tuple(arch or ()), variants=tuple(variant or ()), images=images, epochs=epochs, steps=steps, tv=tv, size=size, seed=seed)
     study = Study(data, skip_bad=skip_bad, **{name: value for name, value in given.items() if value not in (None, ())})
-    out = out or Path("runs")/Path(data).resolve().name
-    print(f"{len(study.archs) * len(study.variants)} models x {study.images} originals of {data}; results in {out}", flush=True)
+    loaded, _, _ = materials(check_study(study))
+    out = out or Path("runs")/loaded.name
+    print(f"{loaded}\n{len(study.archs) * len(study.variants)} models x {study.images} originals; results in {out}", flush=True)
     results = run_study(study, out)
     report = write_report(results, out)
     print("\n".join(["", *results.verdict, f"Report: {report.resolve()}"]))
@@ -110,9 +111,11 @@ def run(
 def main():
     "The command line: one line for an error, and the traceback with --debug."
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    if "--debug" in sys.argv: app(); return
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"] # it may stand anywhere
     from semsim.core import InputError
     try: app()
+    except Exception if debug else (): raise
     except (InputError, OSError) as error: stop(2, f"error: {error}")
     except KeyboardInterrupt: stop(130, "stopped; what is finished is kept, and the same command goes on from there")
     except Exception as error: stop(3, f"unexpected {type(error).__name__}: {error}; run again with --debug and report the traceback")

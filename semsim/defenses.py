@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from .core import InputError, generator, to_pil, to_tensor
+from .core import InputError, to_pil, to_tensor
 
 # %% ../nbs/10_defenses.ipynb #8bae0200
 def shift(picture, # a PIL picture

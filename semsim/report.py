@@ -15,12 +15,11 @@ from urllib.parse import quote
 import jinja2
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .analysis import LEVELS, STATISTICS, plot_agreement_scatter, plot_correlations
+from .analysis import STATISTICS, plot_agreement_scatter, plot_correlations
 from .core import InputError, atomic_path, show_images, to_pil
 from .metrics import check_pairs
 

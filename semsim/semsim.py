@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import InputError, check_images, generator, load_tensors, progress, save_tensors, seeded
+from .core import InputError, check_images, generator, load_tensors, progress, save_tensors
 from .data import Split
 from .defenses import training_input
 from .models import build_classifier, check_finite

@@ -120,6 +120,12 @@ def test_every_module_imports_alone_without_the_development_tools():
     assert results and not failed, failed
 
 
+def test_modules_use_only_what_they_import():
+    # A notebook may import for its examples what its module forgot; the module would then fail only when used.
+    checked = python("-m", "pyflakes", *(str(PACKAGE / f"{name}.py") for name in MODULES))
+    assert not checked.stdout, checked.stdout
+
+
 def test_every_name_at_the_top_resolves():
     semsim = importlib.import_module("semsim")
     missing = [name for name in semsim.__all__ if not hasattr(semsim, name)]
