@@ -154,6 +154,7 @@ def read_class_folders(folder, # a folder with a folder for each class
     if len(twice): raise InputError(f"{folder}: two images have the id {twice.iloc[0]!r}; give their files different names")
     return Split(images, labels, ids), classes
 
+# %% ../nbs/01_data.ipynb #9d654387
 def load_folder(folder, # holds train/CLASS/*.jpg, and test/CLASS/*.jpg or nothing
                 size:int=None, # side in pixels, None to keep the files'
                 skip_bad:bool=False, # True: leave unreadable files out and say so

@@ -37,6 +37,7 @@ def rotate(picture, # a PIL picture
     turned = picture.convert("RGBA").rotate(degrees)
     return Image.composite(turned, Image.new("RGBA", turned.size, (128,) * 4), turned).convert(picture.mode)
 
+# %% ../nbs/10_defenses.ipynb #b02796e5
 TRANSFORMS = { # name: (largest magnitude, takes a random sign, function of picture and magnitude)
     "translateX": (150 / 331, True, lambda p, m: shift(p, m, 0)),
     "translateY": (150 / 331, True, lambda p, m: shift(p, 0, m)),

@@ -5,22 +5,25 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SHARES', 'POOLS', 'Study', 'check_study', 'materials', 'unit', 'unit_path', 'classifier_path', 'attack_path',
            'model_attacks', 'make_classifier', 'make_attack', 'reconstructions_of', 'scores_path', 'make_scores',
-           'start_worker', 'workers', 'run_tasks', 'models_of', 'annotator_path', 'make_annotator', 'answers_path',
-           'make_answers', 'shares', 'semsim_path', 'make_semsim', 'semsim_distances', 'StudyResults', 'versions',
-           'collect', 'command_of', 'summarise_study', 'write_results', 'run_study']
+           'leave_with_parent', 'start_worker', 'workers', 'run_tasks', 'models_of', 'annotator_path', 'make_annotator',
+           'answers_path', 'make_answers', 'shares', 'semsim_path', 'make_semsim', 'semsim_distances', 'StudyResults',
+           'versions', 'command_of', 'collect', 'summarise_study', 'write_results', 'run_study']
 
 # %% ../nbs/50_study.ipynb #7e989a0d
 import json
 import os
 import platform
 import shlex
+import signal
+import sys
+import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +31,7 @@ import torch
 
 import semsim
 from .analysis import agreement, verdict
-from .annotate import MEMBERS, PANELS, annotate, recognised_share, train_annotator
+from .annotate import MEMBERS, PANELS, PRESENTATIONS, annotate, recognised_share, train_annotator
 from .attack import invert, share_gradient
 from .core import InputError, atomic_path, content_id, generator, load_tensors, progress, read_table, save_tensors, write_table
 from .data import Split, divide, load_dataset, pick, write_reconstructions
@@ -47,7 +50,8 @@ class Study:
     archs: tuple = ("lenet", "convnet8") # attacked architectures
     variants: tuple = ("none", "crop", "policy_43-18-18", "prune_70") # training variants
     images: int = 40 # originals, attacked in every model
-    epochs: int = 16 # of each classifier's and each annotator's training
+    epochs: int = 16 # of each classifier's training
+    presentations: int = PRESENTATIONS # images that each annotator sees in its training, copies and epochs counted
     steps: int = 200 # of each attack
     tv: float = 1e-3 # weight of total variation in the attack
     seed: int = 0 # of everything
@@ -62,7 +66,7 @@ def check_study(study:Study) -> Study: # the same
     for arch in study.archs: parse_architecture(arch)
     for variant in study.variants: variant_options(variant)
     if len(study.archs) * len(study.variants) < 2: raise InputError("a study compares models; name two or more architectures or variants")
-    for name, least in (("images", 4), ("epochs", 1), ("steps", 1)):
+    for name, least in (("images", 4), ("epochs", 1), ("presentations", 1), ("steps", 1)):
         if getattr(study, name) < least: raise InputError(f"{name} is {getattr(study, name)}; a study needs {least} or more")
     return study
 
@@ -151,19 +155,33 @@ def make_scores(study:Study, folder, arch:str, variant:str):
     return unit(scores_path(study, folder, arch, variant), read_table, make)
 
 # %% ../nbs/50_study.ipynb #a745026e
+def leave_with_parent():
+    "End this process as soon as the one that started it is gone."
+    parent_process().join()
+    os._exit(1)
+
 def start_worker():
-    "Set a worker process up: one torch thread, since parallelism is across processes."
+    "Set a worker up: one torch thread; Ctrl-C is the parent's business, and a killed parent leaves no orphan."
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that a half-written file is removed
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 @contextmanager
 def workers(executor=None): # any `concurrent.futures.Executor`, or None for local processes
-    "Give an executor; local processes end with the block, and what waits is dropped if it fails."
+    "Give an executor; local processes end with the block, at once if it fails."
     if executor is not None: yield executor; return
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    others = set(active_children())
     pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), start_worker)
     try: yield pool
-    finally: pool.shutdown(cancel_futures=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others: worker.terminate()
+        raise
+    pool.shutdown()
 
+# %% ../nbs/50_study.ipynb #f2495a3e
 def run_tasks(executor, step:str, function, path, tasks):
     "Run `function(*task)` for each task whose `path(*task)` is missing."
     missing = [task for task in tasks if not path(*task).exists()]
@@ -177,14 +195,15 @@ def models_of(study:Study) -> dict: # name -> (arch, variant)
 
 def annotator_path(study:Study, folder, panel:str, member:int) -> Path:
     "Where a machine annotator lives."
-    return unit_path(folder, "annotator", ".safetensors", materials(study)[0].fingerprint, SHARES, panel, PANELS[panel], member, study.epochs, study.seed)
+    return unit_path(folder, "annotator", ".safetensors", materials(study)[0].fingerprint, SHARES, panel, PANELS[panel], member, study.presentations, study.seed)
 
 def make_annotator(study:Study, folder, panel:str, member:int):
     "Train one machine annotator on its panel's share, unless it is there."
     data, parts, _ = materials(study)
-    def make(path): save_classifier(path, train_annotator(panel, member, data, parts[POOLS[panel]], study.epochs, study.seed))
+    def make(path): save_classifier(path, train_annotator(panel, member, data, parts[POOLS[panel]], study.presentations, study.seed))
     return unit(annotator_path(study, folder, panel, member), load_classifier, make)
 
+# %% ../nbs/50_study.ipynb #94dedd7c
 def answers_path(study:Study, folder, panel:str) -> Path:
     "Where a panel's answers live."
     annotators = [annotator_path(study, folder, panel, member) for member in range(MEMBERS)]
@@ -256,6 +275,18 @@ def versions() -> dict: # package -> version
     packages = {name: version(name) for name in ("torch", "torchvision", "lpips", "scikit-image", "scikit-learn", "scipy", "pandas")}
     return {"semsim": semsim.__version__, "python": platform.python_version(), **packages}
 
+# %% ../nbs/50_study.ipynb #f6fc407d
+def command_of(study:Study) -> str:
+    "The command line that runs this study: what differs from the defaults, as options."
+    options = []
+    for name, value in asdict(study).items():
+        if value == getattr(Study(), name): continue
+        if isinstance(value, bool): options.append(f"--{name.replace('_', '-')}"); continue
+        for one in value if isinstance(value, (tuple, list)) else [value]:
+            options += [f"--{name.rstrip('s') if name in ('archs', 'variants') else name}", shlex.quote(str(one))]
+    return " ".join(["semsim", "run", *options])
+
+# %% ../nbs/50_study.ipynb #397b37e0
 def collect(study:Study, folder) -> tuple: # (scores, models)
     "Join the units into one row for each reconstruction, and one for each model."
     originals, judged = materials(study)[2], shares(study, make_answers(study, folder, "B"))
@@ -272,16 +303,6 @@ def collect(study:Study, folder) -> tuple: # (scores, models)
         card = make_classifier(study, folder, arch, variant).card
         models[name] = dict(arch=arch, variant=variant, accuracy=card["accuracy"], recognised=rows[-1].recognised.mean(), **table[sets].iloc[0])
     return pd.concat(rows, ignore_index=True), pd.DataFrame(models).T.infer_objects().rename_axis("model")
-
-def command_of(study:Study) -> str:
-    "The command line that runs this study: what differs from the defaults, as options."
-    options = []
-    for name, value in asdict(study).items():
-        if value == getattr(Study(), name): continue
-        if isinstance(value, bool): options.append(f"--{name.replace('_', '-')}"); continue
-        for one in value if isinstance(value, (tuple, list)) else [value]:
-            options += [f"--{name.rstrip('s') if name in ('archs', 'variants') else name}", shlex.quote(str(one))]
-    return " ".join(["semsim", "run", *options])
 
 # %% ../nbs/50_study.ipynb #df42b2bd
 def summarise_study(study:Study, folder) -> StudyResults:
