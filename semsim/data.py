@@ -208,8 +208,8 @@ def write_reconstructions(folder, # where to; made if need be
     check_images(reconstructions, "reconstructions")
     if len(reconstructions) != len(originals):
         raise InputError(f"{len(originals)} originals, but {len(reconstructions)} reconstructions")
-    bad = [name for name in originals.ids if not re.fullmatch(r"[A-Za-z0-9.\-]+", name)]
-    if bad: raise InputError(f"id {bad[0]!r} cannot be a file name; use letters, digits, '.' and '-'")
+    bad = [name for name in originals.ids if not re.fullmatch(r"[^./\\_\x00-\x1f][^/\\_\x00-\x1f]*", name)]
+    if bad: raise InputError(f"id {bad[0]!r} cannot be a file name here; leave out '_', '/' and a leading '.'")
     for number, (name, label) in enumerate(zip(originals.ids, originals.labels.tolist())):
         for image, kind in ((originals.images, "ori"), (reconstructions, "rec")):
             write_image(image[number], Path(folder)/f"{name}_{label}_{kind}.png")

@@ -82,9 +82,7 @@ class SemSim(Embedder):
                 raise InputError(f"images are {tuple(images.shape[1:])}, but this SemSim was trained on {wanted}")
         return torch.cat([self(*parts) for parts in zip(originals.split(256), reconstructions.split(256))])
 
-    def save(self,
-             path, # a .safetensors file
-            ):
+    def save(self, path): # a .safetensors file
         "Write weights and card, whole or not at all."
         save_tensors(path, self.state_dict(), self.card | {"format": "semsim-1"})
 

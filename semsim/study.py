@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SHARES', 'POOLS', 'Study', 'check_study', 'materials', 'unit', 'unit_path', 'classifier_path', 'attack_path',
            'model_attacks', 'make_classifier', 'make_attack', 'reconstructions_of', 'scores_path', 'make_scores',
-           'leave_with_parent', 'start_worker', 'workers', 'run_tasks', 'models_of', 'annotator_path', 'make_annotator',
-           'answers_path', 'make_answers', 'shares', 'semsim_path', 'make_semsim', 'semsim_distances', 'StudyResults',
-           'versions', 'command_of', 'collect', 'summarise_study', 'write_results', 'run_study']
+           'start_worker', 'workers', 'run_tasks', 'models_of', 'annotator_path', 'make_annotator', 'answers_path',
+           'make_answers', 'shares', 'semsim_path', 'make_semsim', 'semsim_distances', 'StudyResults', 'versions',
+           'command_of', 'collect', 'summarise_study', 'write_results', 'run_study']
 
 # %% ../nbs/50_study.ipynb #7e989a0d
 import json
@@ -29,6 +29,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+# %% ../nbs/50_study.ipynb #afd2cd2a
 import semsim
 from .analysis import agreement, verdict
 from .annotate import MEMBERS, PANELS, PRESENTATIONS, annotate, recognised_share, train_annotator
@@ -76,6 +77,8 @@ def materials(study:Study) -> tuple: # (Dataset, part name -> Split, originals)
     "The data of a study, divided."
     size = study.size or (16 if study.data == "digits" else None)
     data = load_dataset(study.data, size, skip_bad=study.skip_bad)
+    height, width = data.train.images.shape[-2:]
+    if height != width or not 16 <= height <= 64: raise InputError(f"{data.name}: images are {height} x {width}; name a size from 16 to 64")
     return data, divide(data.train, SHARES, study.seed), pick(data.test, study.images, study.seed)
 
 # %% ../nbs/50_study.ipynb #47fee9e0
@@ -155,16 +158,12 @@ def make_scores(study:Study, folder, arch:str, variant:str):
     return unit(scores_path(study, folder, arch, variant), read_table, make)
 
 # %% ../nbs/50_study.ipynb #a745026e
-def leave_with_parent():
-    "End this process as soon as the one that started it is gone."
-    parent_process().join()
-    os._exit(1)
-
 def start_worker():
     "Set a worker up: one torch thread; Ctrl-C is the parent's business, and a killed parent leaves no orphan."
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that a half-written file is removed
+    def leave_with_parent(): parent_process().join(); os._exit(1)
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 @contextmanager

@@ -204,8 +204,16 @@ def test_verdict_says_that_nothing_is_defined(change, n_models):
     assert not any("nan" in line for line in lines)
 
 
-def test_verdict_shows_no_difference_between_twins(scores):
-    lines = verdict(scores.assign(twin=scores.smooth), "human", ["smooth", "twin"], {"smooth": True, "twin": True}, "panel", n_boot=20)
+def test_verdict_names_twins_as_alike_and_takes_the_lead_over_another(scores):
+    directions = {"smooth": True, "twin": True, "tied": DIRECTIONS["tied"]}
+    lines = verdict(scores.assign(twin=scores.smooth**3), "human", ["smooth", "twin", "tied"], directions, "panel", n_boot=20)
+    best = "smooth (and twin" if "smooth (and twin" in lines[1] else "tied"
+    assert best in lines[1] and f"over the next, {'tied' if best != 'tied' else 'smooth'}" in lines[2]
+
+
+def test_verdict_shows_no_difference_between_near_twins(scores):
+    near = scores.smooth + np.random.default_rng(0).normal(0, 0.3, len(scores))
+    lines = verdict(scores.assign(near=near), "human", ["smooth", "near"], {"smooth": True, "near": True}, "panel", n_boot=50)
     assert lines[2].endswith("no difference shown.")
 
 

@@ -1,0 +1,310 @@
+"""The exported attack and defenses: what the attacker gets, what he can do with it, and what he cannot see."""
+
+import gc
+from dataclasses import replace
+from types import FunctionType, ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage import data as photographs
+from skimage.metrics import peak_signal_noise_ratio
+
+from semsim.attack import batched_objective, cosine_distance, descend, infer_labels, invert, InvertingGradients, share_gradient
+from semsim.core import InputError, generator, to_tensor
+from semsim.data import load_dataset, pick
+from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_defense, parse_policy, training_input
+from semsim.models import build_classifier, load_classifier, save_classifier
+from semsim.train import variant_options
+
+torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
+
+
+@pytest.fixture(scope="module")
+def digits():
+    "Six held-out digits of 16 pixels."
+    return pick(load_dataset("digits", size=16).test, 6)
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    return build_classifier("lenet", channels=1, size=16, init="torch")
+
+
+@pytest.fixture(scope="module")
+def shared(lenet, digits):
+    return share_gradient(lenet, digits.images, digits.labels)
+
+
+# How well it works
+
+
+def crops(picture, count, side=32):
+    "Crops, at random places, of a photograph at a quarter of its size."
+    small = F.interpolate(to_tensor(picture)[None], scale_factor=0.25, mode="area")[0]
+    random = generator("crops", count)
+    places = [[torch.randint(length - side, (1,), generator=random).item() for length in small.shape[1:]] for _ in range(count)]
+    return torch.stack([small[:, top : top + side, left : left + side] for top, left in places])
+
+
+def twelve_digits():
+    return pick(load_dataset("digits", size=32).test, 12, seed=1).images
+
+
+def twelve_crops():
+    return torch.cat([crops(picture, 4) for picture in (photographs.astronaut(), photographs.coffee(), photographs.chelsea())])
+
+
+@pytest.mark.parametrize("images", [twelve_digits, twelve_crops], ids=["digits", "photographs"])
+def test_inverting_gradients_recovers_what_an_untrained_lenet_saw(images):
+    images, labels = images(), torch.arange(12) % 10
+    model = build_classifier("lenet", channels=images.shape[1], init="torch")
+    found = invert(share_gradient(model, images, labels, reveal=()), width=12).images
+    quality = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(images, found)]
+    assert len(quality) == 12 and sum(quality) / 12 > 18
+
+
+@pytest.mark.parametrize("init", ["torch", ""], ids=["torch-init", "default-init"])
+@pytest.mark.parametrize("arch", ["lenet", "convnet8", "resnet20-0.5"])
+def test_labels_are_read_off_random_networks(arch, init):
+    hundred = pick(load_dataset("digits", size=16).test, 100)
+    for seed in range(3):
+        model = build_classifier(arch, channels=1, size=16, init=init, seed=seed)
+        inferred = infer_labels(share_gradient(model, hundred.images, hundred.labels, reveal=()))
+        assert inferred.tolist() == hundred.labels.tolist()
+
+
+def test_labels_are_inferred_only_where_they_were_not_revealed(lenet, shared, digits):
+    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=())
+    assert hidden.labels is None and invert(hidden, steps=1).labels.tolist() == digits.labels.tolist()
+    wrong = replace(shared, labels=(digits.labels + 1) % 10)
+    assert invert(wrong, steps=1).labels.tolist() == wrong.labels.tolist()
+
+
+# The distance
+
+
+@pytest.mark.parametrize("factor", [1e-4, 0.5, 3, 1e4])
+def test_cosine_distance_ignores_lengths(shared, factor):
+    one, other = ({name: rows[row] for name, rows in shared.gradients.items()} for row in (0, 1))
+    flat = [torch.cat([tensor.flatten() for tensor in gradient.values()]) for gradient in (one, other)]
+    expected = 1 - F.cosine_similarity(*flat, dim=0).item()
+    assert 0.01 < expected < 1.99
+    scaled = {name: factor * tensor for name, tensor in other.items()}
+    assert cosine_distance(one, scaled).item() == pytest.approx(expected, abs=1e-5)
+    assert cosine_distance(scaled, one).item() == pytest.approx(expected, abs=1e-5)
+    assert cosine_distance(scaled, other).item() == pytest.approx(0, abs=1e-5)
+    assert cosine_distance(scaled, {name: -tensor for name, tensor in other.items()}).item() == pytest.approx(2, abs=1e-5)
+
+
+# Rows stand alone
+
+
+def rows(shared, *numbers):
+    "A selection of what was shared."
+    numbers = list(numbers)
+    return replace(shared, gradients={name: g[numbers] for name, g in shared.gradients.items()}, labels=shared.labels[numbers])
+
+
+@pytest.fixture(scope="module", params=["lenet", "convnet8"])
+def clients(request, digits):
+    return share_gradient(build_classifier(request.param, channels=1, size=16), digits.images, digits.labels)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_or_on_how_many_there_are(clients):
+    settings = dict(width=4, steps=6)
+    six = invert(clients, **settings)  # a full chunk and a half-filled one
+    for count in (1, 3, 4, 5):
+        fewer = invert(rows(clients, *range(count)), **settings)
+        assert torch.equal(fewer.images, six.images[:count]) and torch.equal(fewer.losses, six.losses[:count])
+    others = invert(rows(clients, 4, 1, 5, 0, 2, 5), **settings)
+    assert torch.equal(others.images[[1, 5]], six.images[[1, 5]])
+    assert not torch.equal(others.images[[0, 2, 3, 4]], six.images[[0, 2, 3, 4]])
+
+
+def test_a_row_does_not_depend_on_its_place(clients):
+    settings, starts = InvertingGradients(steps=6), torch.rand(6, 1, 16, 16, generator=generator("starts"))
+    step = batched_objective(clients.model, settings.tv)
+    images, losses = descend(step, starts, clients.labels, clients.gradients, settings)
+    order = [3, 0, 5, 1, 4, 2]
+    moved = rows(clients, *order)
+    again = descend(step, starts[order], moved.labels, moved.gradients, settings)
+    assert torch.equal(again[0], images[order]) and torch.equal(again[1], losses[order])
+
+
+@pytest.mark.parametrize("attack", ["inverting_gradients", "dlg"])
+def test_the_seed_decides(shared, attack):
+    few, steps = rows(shared, 0, 1), 3
+    first, again, other = (invert(few, attack, seed=seed, steps=steps) for seed in (5, 5, 6))
+    assert torch.equal(first.images, again.images) and torch.equal(first.losses, again.losses)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_attackers_own_loss_chooses_among_restarts(shared):
+    few, settings = rows(shared, 0, 1, 2), dict(width=3, steps=10)
+    one, three = invert(few, **settings), invert(few, restarts=3, **settings)
+    assert (three.losses <= one.losses).all() and (three.losses < one.losses).any()
+
+
+# What the attacker cannot see
+
+
+def reachable(thing):
+    "Every object that a chain of attributes, items, closures or references leads to, short of modules and classes."
+    seen, todo = {}, [thing]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, (type, ModuleType)):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, FunctionType):
+            todo += [one.__closure__, one.__defaults__, one.__kwdefaults__]
+        else:
+            todo += gc.get_referents(one)
+        if isinstance(one, torch.Tensor):
+            todo += [one._base, one.grad if one.is_leaf else one.grad_fn]
+    return seen.values()
+
+
+def holds(tensor, images):
+    "Whether one of the images is anywhere in the tensor's memory, of which a slice keeps all alive."
+    memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).float()
+    if len(memory) < images[0].numel():
+        return False
+    windows = memory.unfold(0, images[0].numel(), 1)
+    return any((windows == image.flatten()).all(1).any() for image in images)
+
+
+def leaks(thing, images):
+    "Tensors that hold one of the images, or remember how they were computed from something."
+    tensors = [one for one in reachable(thing) if isinstance(one, torch.Tensor)]
+    return [tensor for tensor in tensors if tensor.grad_fn is not None or holds(tensor, images)]
+
+
+def test_originals_are_out_of_the_attackers_reach(lenet, digits):
+    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=())
+    found = invert(hidden, width=4, steps=2)
+    for thing in (hidden, found):
+        assert sum(isinstance(one, torch.Tensor) for one in reachable(thing)) >= 2
+        assert not leaks(thing, digits.images)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param(lambda images: {"a": [images[2]]}, id="view"),
+        pytest.param(lambda images: [images.clone().double()], id="copy"),
+        pytest.param(lambda images: lambda: images, id="closure"),
+        pytest.param(lambda images: images.clone().requires_grad_() * 2, id="graph"),
+        pytest.param(lambda images: torch.cat([torch.zeros(1), images.flatten()])[:1], id="storage"),
+    ],
+)
+def test_hidden_originals_would_be_found(shared, digits, hide):
+    assert leaks(replace(shared, card={"notes": hide(digits.images.clone())}), digits.images)
+
+
+# Bad input
+
+
+@pytest.fixture
+def spoilt_model():
+    model = build_classifier("lenet", channels=1, size=16)
+    model.trunk[2].weight.data[3, 1, 0, 0] = float("nan")
+    return model
+
+
+def test_nan_in_a_model_is_named(spoilt_model, digits, tmp_path):
+    with pytest.raises(InputError, match=r"trunk\.2\.weight holds NaN"):
+        share_gradient(spoilt_model, digits.images, digits.labels)
+    save_classifier(tmp_path / "model.safetensors", spoilt_model)
+    with pytest.raises(InputError, match=r"trunk\.2\.weight holds NaN"):
+        load_classifier(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        pytest.param(lambda images, labels: (images, labels * 0 - 1), "labels span -1 to -1", id="label-below"),
+        pytest.param(lambda images, labels: (images, labels * 0 + 10), "classes 0 to 9", id="label-above"),
+        pytest.param(lambda images, labels: (images, labels[:5]), "6 images, but 5 labels", id="too-few-labels"),
+        pytest.param(lambda images, labels: (images / 0 * 0, labels), "holds NaN", id="nan-image"),
+        pytest.param(lambda images, labels: (images * 255, labels), "values span", id="0-255-image"),
+    ],
+)
+def test_bad_images_and_labels_are_refused(lenet, digits, change, said):
+    with pytest.raises(InputError, match=said):
+        share_gradient(lenet, *change(digits.images, digits.labels))
+
+
+@pytest.mark.parametrize("options", [dict(attack="deep_leakage"), dict(step=5), dict(steps=0), dict(restarts=0)], ids=str)
+def test_bad_settings_of_the_attack_are_refused(shared, options):
+    with pytest.raises(InputError):
+        invert(shared, **options)
+
+
+# Defenses
+
+
+@pytest.mark.parametrize("percent", [1, 70, 99.5])
+def test_pruning_drops_the_exact_share_of_the_smallest(lenet, shared, digits, percent):
+    pruned = share_gradient(lenet, digits.images, digits.labels, defense=f"prune_{percent}")
+    for name, raw in shared.gradients.items():
+        for before, after in zip(raw.flatten(1), pruned.gradients[name].flatten(1)):
+            dropped = int(before.numel() * percent / 100)
+            smallest = before.abs().argsort()[:dropped]
+            assert after.eq(0).sum() == dropped and not after[smallest].any()
+            assert torch.equal(after[after != 0], before[after != 0])
+
+
+def test_gaussian_noise_is_seeded_of_the_given_strength_and_new_for_each_client(lenet, shared, digits):
+    def noise(seed):
+        noisy = share_gradient(lenet, digits.images, digits.labels, defense="gaussian_1e-2", seed=seed).gradients
+        return torch.cat([(noisy[name] - raw).flatten(1) for name, raw in shared.gradients.items()], 1)
+
+    first = noise(1)
+    assert torch.equal(first, noise(1)) and not torch.equal(first, noise(2))
+    assert first.std().item() == pytest.approx(1e-2, rel=0.02) and abs(first.mean().item()) < 3e-4
+    assert first.corrcoef().fill_diagonal_(0).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace_1", "gaussian_1e-3x", "Prune_70"])
+def test_unknown_defenses_are_refused(lenet, digits, text):
+    with pytest.raises(InputError, match=f"defense {text!r}"):
+        share_gradient(lenet, digits.images, digits.labels, defense=text)
+    with pytest.raises(InputError, match=text):
+        variant_options(text)
+
+
+# Transformation policies
+
+
+@pytest.mark.parametrize("text", ["0", "49", "3-1-7", "43-18-18", "3-1-7+43-18-18", "-".join(map(str, range(50)))])
+def test_policies_are_accepted(digits, text):
+    assert "+".join("-".join(map(str, part)) for part in parse_policy(text)) == text
+    assert variant_options(f"policy_{text}")["policy"] == text
+    images = training_input(digits.images, "crop", text, generator("policy", 1))
+    assert images.shape == digits.images.shape and images.dtype == torch.float32 and 0 <= images.min() and images.max() <= 1
+    assert torch.equal(images, training_input(digits.images, "crop", text, generator("policy", 1)))
+
+
+@pytest.mark.parametrize("text", ["", "50", "3-1-50", "3-1-", "-1", "3--1", "3,1", "3-1-7+", "+3", "x", "3 1", "3.5"])
+def test_policies_are_refused(digits, text):
+    for use in (parse_policy, lambda text: variant_options(f"policy_{text}"), lambda text: apply_policy(digits.images, text, generator(0))):
+        with pytest.raises(InputError, match="policy"):
+            use(text)
+
+
+def test_alternatives_of_a_policy_are_both_used_each_image_by_one():
+    assert TABLE[0] == "invert7"
+    images = pick(load_dataset("digits", size=16).test, 40).images.mul(255).round().div(255)
+    mixed = apply_policy(images, "0+0-0", generator("alternatives"))  # inverted once, or twice and so back
+    inverted = torch.tensor([torch.allclose(a, 1 - b, atol=1e-6) for a, b in zip(mixed, images)])
+    untouched = torch.tensor([torch.allclose(a, b, atol=1e-6) for a, b in zip(mixed, images)])
+    assert (inverted ^ untouched).all() and 8 < inverted.sum() < 32
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_seeded(digits, name):
+    first, again, other = (training_input(digits.images, name, "", generator("augment", seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (name == "none") == torch.equal(first, digits.images)
