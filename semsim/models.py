@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITS', 'ARCHITECTURES', 'TAKES_WIDTH', 'EXAMPLES', 'lenet_trunk', 'convnet_trunk', 'resnet20_trunk',
            'resnet18_trunk', 'he', 'xavier', 'uniform', 'parse_architecture', 'Classifier', 'build_classifier',
-           'predict', 'check_finite', 'save_classifier', 'load_classifier']
+           'predict', 'check_finite', 'with_weights', 'save_classifier', 'load_classifier']
 
 # %% ../nbs/02_models.ipynb #86e2678a
 import re
@@ -168,6 +168,15 @@ def check_finite(model:nn.Module, # a classifier
             raise InputError(f"the model's {name} holds NaN or infinite values; train it again, with a lower learning rate")
     return model
 
+def with_weights(model:nn.Module, # changed in place
+                 tensors:dict, # name -> Tensor
+                 path, # where they came from, for an error message
+                ) -> nn.Module: # the same, in eval mode
+    "Put weights into a model; those that do not fit or are not finite raise an `InputError`."
+    try: model.load_state_dict(tensors)
+    except RuntimeError as error: raise InputError(f"{path}: its weights do not fit its card ({str(error).splitlines()[-1].strip()})") from None
+    return check_finite(model).eval()
+
 def save_classifier(path, # a .safetensors file
                     model:Classifier):
     "Write weights and card."
@@ -179,6 +188,4 @@ def load_classifier(path # a file that `save_classifier` wrote
     tensors, card = load_tensors(path)
     try: model = Classifier(card)
     except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; it is not a semsim classifier") from None
-    try: model.load_state_dict(tensors)
-    except RuntimeError as error: raise InputError(f"{path}: its weights do not fit its card ({str(error).splitlines()[-1].strip()})") from None
-    return check_finite(model).eval()
+    return with_weights(model, tensors, path)

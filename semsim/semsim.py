@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .core import InputError, check_images, generator, load_tensors, progress, save_tensors
 from .data import Split
 from .defenses import training_input
-from .models import build_classifier, check_finite
+from .models import build_classifier, check_finite, with_weights
 from .train import channel_statistics, milestones
 
 # %% ../nbs/31_semsim.ipynb #214cf66e
@@ -93,9 +93,7 @@ class SemSim(Embedder):
         "Read a metric back."
         tensors, card = load_tensors(path)
         if card.get("format") != "semsim-1": raise InputError(f"{path}: not a SemSim checkpoint of this version (format {card.get('format')!r})")
-        metric = cls(card)
-        metric.load_state_dict(tensors)
-        return check_finite(metric).eval()
+        return with_weights(cls(card), tensors, path)
 
 # %% ../nbs/31_semsim.ipynb #68437905
 def semsim_epoch(metric:SemSim, # changed in place
