@@ -97,7 +97,8 @@ def frechet_distance(first:Tensor, # (N,F) features
     roots = [(features - mean) / (len(features) - 1) ** 0.5 for features, mean in zip((first.double(), second.double()), means)]
     traces = sum(root.square().sum() for root in roots)
     triangles = [torch.linalg.qr(root, mode="r").R for root in roots]
-    return ((means[0] - means[1]).square().sum() + traces - 2 * torch.linalg.svdvals(triangles[0] @ triangles[1].T).sum()).item()
+    distance = (means[0] - means[1]).square().sum() + traces - 2 * torch.linalg.svdvals(triangles[0] @ triangles[1].T).sum()
+    return distance.clamp(min=0).item() # rounding leaves -1e-12 for equal sets
 
 # %% ../nbs/20_metrics.ipynb #5dc847cf
 IMAGENET_MEAN, IMAGENET_STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

@@ -161,6 +161,7 @@ def make_scores(study:Study, folder, arch:str, variant:str):
 def start_worker():
     "Set a worker up: one torch thread; Ctrl-C is the parent's business, and a killed parent leaves no orphan."
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore") # the parent has read the same data, and said what it left out
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that a half-written file is removed
     def leave_with_parent(): parent_process().join(); os._exit(1)

@@ -326,7 +326,7 @@ def test_help(semsim, arguments, said):
 
 # A study
 
-STUDY = "run --data pictures --arch lenet --variant none --variant prune_70 --images 6 --epochs 2 --steps 120 --presentations 2000 --skip-bad --out".split()
+STUDY = "run --data pictures --arch lenet --variant none --variant prune_70 --images 6 --epochs 2 --steps 120 --presentations 1000 --skip-bad --out".split()
 
 
 @pytest.fixture(scope="module")
