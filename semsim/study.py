@@ -163,7 +163,8 @@ def start_worker():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore") # the parent has read the same data, and said what it left out
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that a half-written file is removed
+    def leave(*_): sys.stderr = open(os.devnull, "w"); sys.exit(1) # quietly, and a half-written file is removed
+    signal.signal(signal.SIGTERM, leave)
     def leave_with_parent(): parent_process().join(); os._exit(1)
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
