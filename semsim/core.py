@@ -86,8 +86,8 @@ def progress(items, # what to step through
              unit:str="it", # what one item is
             ): # the same items
     "Step through `items` with a progress bar where a terminal is watching."
-    in_worker = multiprocessing.parent_process() is not None # the parent shows one bar for all its workers
-    return tqdm(items, desc=step, total=total, unit=unit, disable=in_worker or None, leave=False, dynamic_ncols=True)
+    if multiprocessing.parent_process(): return items # a worker: its parent shows one bar for all
+    return tqdm(items, desc=step, total=total, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 # %% ../nbs/00_core.ipynb #3c0df0e9
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]

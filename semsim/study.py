@@ -158,12 +158,9 @@ def make_scores(study:Study, folder, arch:str, variant:str):
 
 # %% ../nbs/50_study.ipynb #a745026e
 def start_worker():
-    "Set a worker up: one torch thread; Ctrl-C is the parent's business, and a killed parent leaves no orphan."
+    "Set a worker up: one torch thread, no warnings of its own, and a killed parent leaves no orphan."
     torch.set_num_threads(1)
     warnings.simplefilter("ignore") # the parent has read the same data, and said what it left out
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    def leave(*_): os._exit(1) # at once and without a word
-    signal.signal(signal.SIGTERM, leave)
     def leave_with_parent(): parent_process().join(); os._exit(1)
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
@@ -185,7 +182,9 @@ def workers(executor=None): # any `concurrent.futures.Executor`, or None for loc
 def run_tasks(executor, step:str, function, path, tasks):
     "Run `function(*task)` for each task whose `path(*task)` is missing."
     missing = [task for task in tasks if not path(*task).exists()]
-    futures = [executor.submit(function, *task) for task in missing]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) # workers start here and inherit this: Ctrl-C is their parent's business
+    try: futures = [executor.submit(function, *task) for task in missing]
+    finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     for future in progress(as_completed(futures), step, len(futures)): future.result()
 
 # %% ../nbs/50_study.ipynb #b6b2722c

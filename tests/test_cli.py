@@ -376,7 +376,7 @@ def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
         return {path: unit for path, unit in contents(stopped / "units").items() if unit and not path.name.startswith(".")}
 
     ctrl_c = command(folder, *STUDY, "stopped", until=lambda: finished(), stop=lambda pid: os.killpg(pid, signal.SIGINT))
-    assert ctrl_c.code == 130 and any(line.startswith("stopped;") for line in ctrl_c.err.splitlines()), ctrl_c.err
+    assert ctrl_c.code == 130 and [line[:8] for line in ctrl_c.err.splitlines()] == ["warning:", "stopped;"], ctrl_c.err
     killed = command(folder, *STUDY, "stopped", until=lambda: list(stopped.glob("units/attack/[!.]*")), stop=lambda pid: os.kill(pid, signal.SIGKILL))
     units = finished()
     assert killed.code == -signal.SIGKILL and units and not tables(stopped)
