@@ -237,6 +237,7 @@ d = { 'settings': { 'branch': 'main',
             'semsim.train': { 'semsim.train.accuracy': ('train.html#accuracy', 'semsim/train.py'),
                               'semsim.train.channel_statistics': ('train.html#channel_statistics', 'semsim/train.py'),
                               'semsim.train.milestones': ('train.html#milestones', 'semsim/train.py'),
+                              'semsim.train.recipe': ('train.html#recipe', 'semsim/train.py'),
                               'semsim.train.train_classifier': ('train.html#train_classifier', 'semsim/train.py'),
                               'semsim.train.train_epoch': ('train.html#train_epoch', 'semsim/train.py'),
                               'semsim.train.variant_options': ('train.html#variant_options', 'semsim/train.py')}}}

@@ -99,7 +99,7 @@ def run(
     arch:list[str]=typer.Option(None, help="Architecture, repeatable: lenet, convnet8, resnet20-1, resnet18, ..."),
     variant:list[str]=typer.Option(None, help="Training variant, repeatable: none, crop, policy_3-1-7, prune_70, ..."),
     images:int=typer.Option(None, help="Originals to attack in every model."),
-    epochs:int=typer.Option(None, help="Epochs of each training."),
+    epochs:int=typer.Option(None, help="Epochs of each training; LeNet gets ten times as many."),
     presentations:int=typer.Option(None, help="Images that each annotator sees in its training."),
     steps:int=typer.Option(None, help="Steps of each attack."),
     tv:float=typer.Option(None, help="Weight of total variation in the attack."),

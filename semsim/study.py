@@ -39,7 +39,7 @@ from .defenses import training_input
 from .metrics import METRICS, chosen, score, score_sets
 from .models import load_classifier, parse_architecture, save_classifier
 from .semsim import SemSim, folds, train_semsim
-from .train import train_classifier, variant_options
+from .train import recipe, train_classifier, variant_options
 
 # %% ../nbs/50_study.ipynb #8929d817
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Study:
     archs: tuple = ("lenet", "convnet8") # attacked architectures
     variants: tuple = ("none", "crop", "policy_43-18-18", "prune_70") # training variants
     images: int = 40 # originals, attacked in every model
-    epochs: int = 16 # of each classifier's training
+    epochs: int = 16 # of each classifier's training; `recipe` says what an architecture makes of it
     presentations: int = PRESENTATIONS # images that each annotator sees in its training, copies and epochs counted
     steps: int = 200 # of each attack
     tv: float = 1e-3 # weight of total variation in the attack
@@ -104,7 +104,7 @@ def unit_path(folder, # the study's folder
 def classifier_path(study:Study, folder, arch:str, variant:str) -> Path:
     "Where a trained classifier lives."
     data, _, _ = materials(study)
-    return unit_path(folder, "classifier", ".safetensors", data.fingerprint, SHARES, arch, variant_options(variant), study.epochs, study.seed)
+    return unit_path(folder, "classifier", ".safetensors", data.fingerprint, SHARES, arch, variant_options(variant), recipe(arch, study.epochs), study.seed)
 
 def attack_path(study:Study, folder, arch:str, variant:str, first:int) -> Path:
     "Where a chunk of reconstructions lives, from the original with number `first` on."
@@ -121,7 +121,7 @@ def make_classifier(study:Study, folder, arch:str, variant:str):
     data, parts, _ = materials(study)
     def make(path):
         victims = replace(data, train=parts["victims"])
-        save_classifier(path, train_classifier(victims, arch, study.epochs, seed=study.seed, **variant_options(variant)))
+        save_classifier(path, train_classifier(victims, arch, seed=study.seed, **recipe(arch, study.epochs), **variant_options(variant)))
     return unit(classifier_path(study, folder, arch, variant), load_classifier, make)
 
 def make_attack(study:Study, folder, arch:str, variant:str, first:int):
