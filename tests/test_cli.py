@@ -51,8 +51,10 @@ for line in sys.stdin:
 
 
 def start(code, *arguments, **options):
-    "Python in a process group of its own."
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=ENV, text=True, start_new_session=True, **options)
+    "Python in a process group of its own, which hears Ctrl-C even if the tests were started in the background."
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(arguments, env=ENV, text=True, start_new_session=True, preexec_fn=hear, **options)
 
 
 def end(process):
