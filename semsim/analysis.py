@@ -394,10 +394,12 @@ def plot_agreement_scatter(
 
 # %% ../nbs/40_analysis.ipynb #0c0e0d62
 def _name_points(ax, points):
-    "Write each point's name above it"
+    "Number the points, and name them beside the axes: names at the points would lie across each other"
     ax.margins(.1)
-    for name, point in zip(points.index, points.to_numpy()):
-        ax.annotate(name, point, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7)
+    for number, point in enumerate(points.to_numpy(), 1):
+        ax.annotate(number, point, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    names = "\n".join(f"{number}  {name}" for number, name in enumerate(points.index, 1))
+    ax.annotate(names, (1, 1), xytext=(6, 0), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=7, linespacing=1.5)
 
 def _draw_line(ax, points, band):
     "Draw the least-squares line, and if wanted its 95 % band"
