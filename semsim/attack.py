@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from .core import InputError, check_images, check_name, generator, progress
-from .defenses import parse_defense
+from .defenses import defend_clients, parse_defense
 from .models import Classifier, check_finite
 from .train import milestones
 
@@ -49,7 +49,7 @@ def share_gradient(model:Classifier, # in eval mode
                    images:Tensor, # (N,C,H,W) in [0,1]: N clients with an image each
                    labels:Tensor, # (N,) class numbers
                    reveal=("labels",), # what the attacker is told beyond the gradient; () for nothing
-                   defense:str="", # at sharing: "prune_70", "gaussian_1e-3", ...
+                   defense:str="", # at sharing: "prune_70", "laplace_1e-3", "dpsgd_1_0.5", ...
                    seed:int=0, # of the defence's noise
                   ) -> SharedGradient: # no image inside
     "Compute what each client would send."
@@ -60,8 +60,7 @@ def share_gradient(model:Classifier, # in eval mode
         raise InputError(f"labels span {labels.min()} to {labels.max()}, but the model has classes 0 to {model.card['classes'] - 1}")
     one = grad(lambda parameters, image, label: classification_loss(model, parameters, image, label))
     gradients = vmap(one, in_dims=(None, 0, 0))(parameters_of(model), images, labels)
-    defender, random = parse_defense(defense), generator("share", seed)
-    if defender: gradients = {name: torch.stack([defender(row, random) for row in rows]) for name, rows in gradients.items()}
+    gradients = defend_clients(gradients, parse_defense(defense), seed)
     gradients = {name: rows.detach() for name, rows in gradients.items()}
     card = dict(defense=defense, batchnorm="eval", reveal=sorted(reveal))
     return SharedGradient(model, gradients, labels.clone() if "labels" in reveal else None, card)
