@@ -6,7 +6,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["core", "data", "models", "defenses", "train", "share", "attack", "metrics",
+    submodules=["core", "data", "models", "defenses", "train", "share", "attack", "policies", "metrics",
                 "annotate", "semsim", "analysis", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "train": ["train_classifier"],
         "share": ["share_gradient", "infer_labels"],
         "attack": ["invert"],
+        "policies": ["search_policies"],
         "metrics": ["available", "score"],
         "semsim": ["SemSim", "train_semsim"],
         "analysis": ["agreement", "compare"],

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REVEALABLE', 'batchnorm_layers', 'with_batch_statistics', 'Client', 'parameters_of', 'batch_statistics',
-           'SharedGradient', 'check_request', 'check_batchnorm', 'share_gradient', 'infer_labels', 'infer_batch',
-           'label_accuracy']
+           'SharedGradient', 'check_request', 'check_batchnorm', 'defended_gradient', 'share_gradient', 'infer_labels',
+           'infer_batch', 'label_accuracy']
 
 # %% ../nbs/12_share.ipynb #2b743f16
 from copy import deepcopy
@@ -110,7 +110,7 @@ class SharedGradient:
     def __len__(self): return len(next(iter(self.gradients.values())))
 
 # %% ../nbs/12_share.ipynb #e1f5173d
-def check_request(model, images, labels, reveal, batch, client):
+def check_request(model, images, labels, reveal, batch, client, defender):
     "Refuse what cannot be shared."
     check_finite(model), check_images(images)
     wanted = (model.card["channels"], model.card["size"], model.card["size"])
@@ -122,6 +122,8 @@ def check_request(model, images, labels, reveal, batch, client):
         raise InputError(f"labels span {labels.min()} to {labels.max()}, but the model has classes 0 to {model.card['classes'] - 1}")
     if batch < 1 or len(images) % batch: raise InputError(f"{len(images)} images do not make whole batches of {batch}")
     if client.local_steps < 1: raise InputError(f"{client.local_steps} local steps; a client takes 1 or more")
+    if defender and defender.per_example and (client.local_steps > 1 or client.batchnorm == "train"):
+        raise InputError("DP-SGD at sharing needs each example's gradient: take one local step and batchnorm='eval', or defend in training")
     if "statistics" in reveal and not batchnorm_layers(model): raise InputError(f"{model.card['arch']} has no BatchNorm, so there are no statistics to reveal")
 
 def check_batchnorm(client:Client, # in train mode
@@ -138,27 +140,38 @@ def check_batchnorm(client:Client, # in train mode
     finally:
         for hook in hooks: hook.remove()
 
+def defended_gradient(client:Client,
+                      defender, # from `parse_defense`, or None
+                      images:Tensor, # (B,C,H,W): one client's
+                      labels:Tensor, # (B,)
+                      random:torch.Generator, # of the defence's noise
+                     ) -> dict: # parameter name -> Tensor
+    "What one client shares, defended example by example where the defence asks for it."
+    if not defender: return client.gradient(images, labels)
+    groups = zip(images.split(1), labels.split(1)) if defender.per_example else [(images, labels)]
+    gradients = [client.gradient(*group) for group in groups]
+    return defender({name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}, random)
+
 # %% ../nbs/12_share.ipynb #4eb5d9d0
 def share_gradient(model:Classifier, # in eval mode
                    images:Tensor, # (N B,C,H,W) in [0,1]: N clients with B images each, one client after the other
                    labels:Tensor, # (N B,) class numbers
                    reveal=("labels",), # what the attacker is told beyond the gradient: names in `REVEALABLE`; () for nothing
                    batch:int=1, # B, images a client
-                   defense:str="", # at sharing: "prune_70", "gaussian_1e-3", ...
+                   defense:str="", # at sharing: "prune_70", "gaussian_1e-3", "dpsgd_1_0.5", ...
                    seed:int=0, # of the defence's noise
                    **how, # see `Client`: batchnorm, loss_scale, local_steps, local_lr, local_batch
                   ) -> SharedGradient: # no image inside
     "Compute what each client would send."
     for name in how: check_name("option of a client", name, list(Client.__dataclass_fields__)[1:])
     client = Client(model, **how)
-    check_request(model, images, labels, reveal, batch, client)
+    check_request(model, images, labels, reveal, batch, client, parse_defense(defense))
     if client.batchnorm == "train":
         client = Client(with_batch_statistics(model), **how)
         check_batchnorm(client, images[:client.local_batch or batch])
-    defender, random, rows, statistics = parse_defense(defense), generator("share", seed), [], []
-    for own, own_labels in zip(images.split(batch), labels.split(batch)):
-        gradient = client.gradient(own, own_labels)
-        rows.append({name: defender(g, random) for name, g in gradient.items()} if defender else gradient)
+    rows, statistics = [], []
+    for number, (own, own_labels) in enumerate(zip(images.split(batch), labels.split(batch))):
+        rows.append(defended_gradient(client, parse_defense(defense), own, own_labels, generator("share", seed, number)))
         if "statistics" in reveal: statistics.append(batch_statistics(client.model, own))
     return SharedGradient(
         client, {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]},

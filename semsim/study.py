@@ -32,7 +32,7 @@ import torch
 import semsim
 from .analysis import agreement, verdict
 from .annotate import MEMBERS, PANELS, PRESENTATIONS, annotate, recognised_share, train_annotator
-from .attack import invert, share_gradient
+from .attack import invert
 from .core import InputError, atomic_path, content_id, generator, load_tensors, progress, read_table, save_tensors, write_table
 from .data import Split, divide, load_dataset, pick, write_reconstructions
 from .defenses import training_input
@@ -132,7 +132,8 @@ def make_attack(study:Study, folder, arch:str, variant:str, first:int):
         random = generator("sent", study.seed, variant, first)
         sent = training_input(chunk.images, options["augment"], options.get("policy", ""), random)
         shared = share_gradient(make_classifier(study, folder, arch, variant), sent, chunk.labels)
-        found = invert(shared, seed=study.seed, width=CHUNK, steps=study.steps, tv=study.tv)
+        found = invert(shared, seed=study.seed, width=CHUNK, **attack_settings(study))
+        if found.card["stopped"]: raise KeyboardInterrupt # half an attack is no unit
         save_tensors(path, {"images": found.images, "losses": found.losses, "sent": sent}, found.card | {"ids": chunk.ids})
     return unit(attack_path(study, folder, arch, variant, first), load_tensors, make)
 

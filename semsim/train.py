@@ -8,11 +8,10 @@ __all__ = ['VARIANTS', 'milestones', 'train_epoch', 'accuracy', 'channel_statist
 
 # %% ../nbs/11_train.ipynb #47bce5dc
 import torch
-import torch.nn.functional as F
 
 from .core import InputError, check_name, generator, progress
 from .data import Dataset, Split
-from .defenses import AUGMENTATIONS, parse_defense, parse_policy, training_input
+from .defenses import AUGMENTATIONS, DEFENSES, defended_backward, parse_defense, parse_policy, training_input
 from .models import Classifier, build_classifier, check_finite, predict
 
 # %% ../nbs/11_train.ipynb #ca4e6e6e
@@ -28,7 +27,7 @@ def train_epoch(model:Classifier, # changed in place
                 random:torch.Generator, # all of this epoch's randomness
                 augment:str="none", # one of `AUGMENTATIONS`
                 policy:str="", # an ATS policy
-                defense=None, # a `GradientDefense` or None
+                defense=None, # a gradient defence from `parse_defense`, or None
                 batch:int=32, # images a step
                ) -> float: # mean cross-entropy over the epoch
     "Step once through the training images."
@@ -36,11 +35,7 @@ def train_epoch(model:Classifier, # changed in place
     images = training_input(split.images, augment, policy, random)
     total = 0.0
     for rows in torch.randperm(len(split), generator=random).split(batch):
-        loss = F.cross_entropy(model(images[rows]), split.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        if defense:
-            for parameter in model.parameters(): parameter.grad = defense(parameter.grad, random)
+        loss = defended_backward(model, images[rows], split.labels[rows], defense, random)
         optimizer.step()
         total += loss.item() * len(rows)
     model.eval()
@@ -65,7 +60,7 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
                      epochs:int=20, # passes through the training split
                      augment:str="none", # "none", "crop" or "crop+flip"
                      policy:str="", # an ATS policy such as "3-1-7"
-                     defense:str="", # at training: "prune_70", "gaussian_1e-3", ...
+                     defense:str="", # at training: "prune_70", "laplace_1e-3", "dpsgd_1_0.5", ...
                      lr:float=0.02, # learning rate of the first epochs; the published 0.1 suits larger sets and batches
                      batch:int=32, # images a step
                      seed:int=0, # of weights, order, transforms and noise
@@ -96,7 +91,7 @@ def variant_options(name:str # e.g. "crop", "policy_3-1-7" or "prune_70"
     "What a training variant stands for."
     if name in AUGMENTATIONS: return {"augment": name}
     if name.startswith("policy_") and parse_policy(name[7:]): return {"augment": "crop", "policy": name[7:]}
-    if name.startswith(("prune_", "gaussian_")) and parse_defense(name): return {"augment": "crop", "defense": name}
+    if name.partition("_")[0] in DEFENSES and parse_defense(name): return {"augment": "crop", "defense": name}
     check_name("training variant", name, VARIANTS)
 
 # %% ../nbs/11_train.ipynb #d7f437c1

@@ -348,7 +348,7 @@ def test_gaussian_noise_is_seeded_of_the_given_strength_and_new_for_each_client(
     assert first.corrcoef().fill_diagonal_(0).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace_1", "gaussian_1e-3x", "Prune_70"])
+@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace", "dpsgd_1", "gaussian_1e-3x", "Prune_70"])
 def test_unknown_defenses_are_refused(lenet, digits, text):
     with pytest.raises(InputError, match=f"defense {text!r}"):
         share_gradient(lenet, digits.images, digits.labels, defense=text)
