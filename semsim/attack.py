@@ -6,10 +6,10 @@
 __all__ = ['OBJECTIVES', 'PRIORS', 'GEIPING', 'ZHU', 'ZHAO', 'CODE', 'published', 'PRESETS', 'OPTIMIZERS', 'PRECISIONS',
            'squared_distance', 'absolute_distance', 'cosine_distance', 'mean_cosine_distance', 'layer_cosine_distance',
            'output_cosine_distance', 'layer_weights', 'total_variation', 'isotropic_total_variation', 'mean_square',
-           'Attack', 'scale_of', 'attacker_objective', 'image_shape', 'start_of', 'known_of', 'search_lbfgs', 'copy_of',
-           'adam', 'sgd', 'median_filter', 'activations', 'row_bytes', 'choose_width', 'mapped', 'Slots', 'descend',
-           'rates_of', 'search_rows', 'judge', 'Reconstructions', 'settings_of', 'check_shared', 'prepared', 'invert',
-           'search_vectorised', 'search_lbfgs_rows', 'gather']
+           'Attack', 'scale_of', 'attacker_objective', 'image_shape', 'start_of', 'known_of', 'copy_of', 'search_lbfgs',
+           'adam', 'sgd', 'median_filter', 'activations', 'row_bytes', 'choose_width', 'mapped', 'Slots', 'keep',
+           'result_of', 'descend', 'rates_of', 'judge', 'search_rows', 'Reconstructions', 'settings_of', 'check_shared',
+           'prepared', 'invert', 'search_vectorised', 'search_lbfgs_rows', 'gather']
 
 # %% ../nbs/13_attack.ipynb #558c8fab
 from collections import deque
@@ -24,7 +24,7 @@ from torch.func import grad_and_value, vmap
 
 from .core import InputError, check_name, generator, progress
 from .models import Classifier
-from .share import Client, SharedGradient, batch_statistics, infer_labels
+from .share import Client, SharedGradient, batch_statistics, gradient_of, infer_labels
 from .train import milestones
 
 # %% ../nbs/13_attack.ipynb #88b0180c
@@ -52,11 +52,16 @@ def cosine_distance(gradient:dict, # parameter name -> Tensor
     return 1 - product / (mine.sqrt() * theirs.sqrt()).clamp(min=1e-20)
 
 # %% ../nbs/13_attack.ipynb #6dd8e55d
-def mean_cosine_distance(gradient:dict, target:dict, weights:dict, dims) -> Tensor: # in [0,2]
-    "One minus the cosine, averaged over layers, and within a layer over what `dims` leaves."
-    total = sum(weights[name] * (1 - F.cosine_similarity(gradient[name].flatten(dims), target[name].flatten(dims), dim=-1)).mean() for name in target)
+def mean_cosine_distance(gradient:dict, # parameter name -> Tensor
+                         target:dict, # the same names and shapes
+                         weights:dict, # parameter name -> weight
+                         first:int, # dimensions from this one on form the vectors
+                        ) -> Tensor: # in [0,2]
+    "One minus the cosine of the vectors, averaged within each parameter tensor, then over them."
+    total = sum(weights[name] * (1 - F.cosine_similarity(gradient[name].flatten(first), target[name].flatten(first), dim=-1)).mean() for name in target)
     return total / sum(weights.values())
 
+# %% ../nbs/13_attack.ipynb #be509789
 def layer_cosine_distance(gradient:dict, # parameter name -> Tensor
                           target:dict, # the same names and shapes
                           weights:dict, # parameter name -> weight
@@ -72,6 +77,7 @@ def output_cosine_distance(gradient:dict, # parameter name -> Tensor
     rows = lambda one: {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in one.items()}
     return mean_cosine_distance(rows(gradient), rows(target), weights, 1)
 
+# %% ../nbs/13_attack.ipynb #1479aac0
 OBJECTIVES = {"squared": squared_distance, "absolute": absolute_distance, "cosine": cosine_distance,
               "layer_cosine": layer_cosine_distance, "output_cosine": output_cosine_distance}
 
@@ -174,7 +180,7 @@ def attacker_objective(client:Client, # public
     def objective(found, known):
         images = shift + scale * found["images"]
         targets = found["labels"].softmax(-1) if "labels" in found else known["labels"]
-        gradient = client.gradient(images.to(next(client.model.parameters()).dtype), targets, list(known["weights"]))
+        gradient = gradient_of(client, images.to(next(client.model.parameters()).dtype), targets, list(known["weights"]))
         value = distance({name: g.to(images.dtype) for name, g in gradient.items()}, known["gradient"], known["weights"])
         total = value + sum(weight * PRIORS[name](found["images"]) for name, weight in attack.priors)
         if attack.statistics:
@@ -204,6 +210,11 @@ def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dic
     return known
 
 # %% ../nbs/13_attack.ipynb #349d2009
+def copy_of(found:dict) -> dict: # the same, with no history
+    "A copy of what was found so far."
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+# %% ../nbs/13_attack.ipynb #4c84da72
 def search_lbfgs(objective, # from `attacker_objective`
                  found:dict, # the start
                  known:dict, # of one client
@@ -227,10 +238,6 @@ def search_lbfgs(objective, # from `attacker_objective`
         else: stale += 1
         if stale > 1 or distance < 1e-12: break
     return dict(found=best, distance=distance, steps=step + 1, snapshots=kept)
-
-def copy_of(found:dict) -> dict: # the same, with no history
-    "A copy of what was found so far."
-    return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 # %% ../nbs/13_attack.ipynb #08f68763
 def adam(derivative:Tensor, # (W, *shape)
@@ -270,6 +277,7 @@ def activations(client:Client, # its model is looked at
     for hook in hooks: hook.remove()
     return sum(sizes)
 
+# %% ../nbs/13_attack.ipynb #788e649a
 def row_bytes(shared:SharedGradient) -> int:
     "Memory that one row of the engine takes, roughly: activations and parameters, each kept several times for two derivatives."
     parameters = sum(parameter.numel() for parameter in shared.model.parameters())
@@ -290,6 +298,7 @@ def mapped(function, tree, *others):
     if isinstance(tree, list): return [mapped(function, *ones) for ones in zip(tree, *others)]
     return function(tree, *others)
 
+# %% ../nbs/13_attack.ipynb #b0575c09
 class Slots:
     "The rows that are searched together."
     def __init__(self,
@@ -303,11 +312,29 @@ class Slots:
         self.best, self.stale = torch.full_like(self.age, torch.inf, dtype=torch.float32), torch.zeros_like(self.age)
         self.task, self.kept = [None] * width, [{} for _ in range(width)]
 
-    def put(self, slot:int, task:tuple, row:dict, known:dict):
-        "Begin a task in a slot."
-        mapped(lambda wide, one: wide[slot].copy_(one), self.found, row), mapped(lambda wide, one: wide[slot].copy_(one), self.known, known)
+    def busy(self): return [(slot, task) for slot, task in enumerate(self.task) if task]
+    def rounds(self):
+        while self.busy(): yield
+
+    def take(self, slot:int, waiting:deque, starting):
+        "Begin the next task in a slot, if there is one."
+        self.task[slot], self.kept[slot] = waiting.popleft() if waiting else None, {}
+        if self.task[slot] is None: return
+        row, known = starting(self.task[slot])
+        for wide, one in ((self.found, row), (self.known, known)): mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
         for moments in self.moments.values(): moments[0][slot], moments[1][slot] = 0, 0
-        self.age[slot], self.best[slot], self.stale[slot], self.task[slot], self.kept[slot] = 0, torch.inf, 0, task, {}
+        self.age[slot], self.best[slot], self.stale[slot] = 0, torch.inf, 0
+
+# %% ../nbs/13_attack.ipynb #4db03c67
+def keep(slots:Slots, ages):
+    "Keep the images of the rows that are of one of these ages."
+    for slot, _ in slots.busy():
+        age = slots.age[slot].item() if ages else None
+        if age in ages: slots.kept[slot][age] = slots.found["images"][slot].clone()
+
+def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots
+    "What a row has come to."
+    return dict(found={name: rows[slot].clone() for name, rows in slots.found.items()}, distance=distance, steps=slots.age[slot].item(), snapshots=slots.kept[slot])
 
 # %% ../nbs/13_attack.ipynb #7d7d3519
 def descend(slots:Slots, # changed in place
@@ -335,6 +362,25 @@ def rates_of(attack:Attack) -> Tensor: # (steps,)
     return torch.tensor([attack.lr * 0.1 ** sum(fall <= step for fall in falls) for step in range(attack.steps)])
 
 # %% ../nbs/13_attack.ipynb #27056a19
+def judge(slots:Slots, # `best` and `stale` are changed in place
+          derivatives:dict, # what is searched -> (W, *shape)
+          distances:Tensor, # (W,)
+          attack:Attack,
+         ) -> tuple: # (slots that have ended, slots to begin again, distances as numbers)
+    "Which rows have ended, and which must begin again."
+    better = distances < slots.best
+    slots.stale = torch.where(better, 0, slots.stale + 1)
+    slots.best = torch.where(better, distances, slots.best).float()
+    finite = distances.isfinite()
+    for derivative in derivatives.values(): finite &= derivative.flatten(1).isfinite().all(1)
+    old = slots.age >= attack.steps
+    if attack.patience: old |= slots.stale >= attack.patience
+    old, finite = old.tolist(), finite.tolist()
+    broken = [slot for slot, task in slots.busy() if not finite[slot] and task[2] < 3]
+    ended = [slot for slot, _ in slots.busy() if slot not in broken and (old[slot] or not finite[slot])]
+    return ended, broken, distances.tolist()
+
+# %% ../nbs/13_attack.ipynb #3c727ef0
 def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives, distances)), row by row
                 starting, # function of a task (client, restart, attempt) -> (row, known)
                 tasks, # what to do
@@ -342,48 +388,25 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
                 attack:Attack,
                 bounds:tuple, # (lowest, highest), each (C,1,1), in the attack's units
                 snapshots=(), # ages at which to keep the images
-               ) -> tuple: # (client, restart) -> dict(found, distance, steps, snapshots); number of restarts after NaN; True where stopped
+               ) -> tuple: # (client, restart) -> result; number of rows that began again; True where stopped
     "Search all tasks, `width` at a time."
-    waiting, results, restarted, stopped = deque(tasks), {}, 0, False
-    rates, slots = rates_of(attack).to(bounds[0]), Slots(*starting(waiting[0]), width)
-    def take(slot):
-        slots.task[slot] = None
-        if waiting: slots.put(slot, task := waiting.popleft(), *starting(task))
-    def finish(slot, distance):
-        found = {name: tensor[slot].clone() for name, tensor in slots.found.items()}
-        results[slots.task[slot][:2]] = dict(found=found, distance=distance, steps=slots.age[slot].item(), snapshots=slots.kept[slot])
-    def rounds():
-        while any(slots.task): yield
-    for slot in range(width): take(slot)
+    rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width), deque(tasks)
+    results, again, stopped = {}, 0, False
+    for slot in range(width): slots.take(slot, waiting, starting)
     total = ceil(len(tasks) / width) * (attack.steps + 1)
     try:
-        for _ in progress(rounds(), f"attack {len(tasks)} rows", total, "image-step", slots.found["images"].shape[:2].numel()):
+        for _ in progress(slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", slots.found["images"].shape[:2].numel()):
             derivatives, (_, distances) = evaluate(slots.found, slots.known)
+            keep(slots, snapshots)
             ended, broken, distances = judge(slots, derivatives, distances, attack)
-            for slot, task in enumerate(slots.task):
-                if task and slots.age[slot] in snapshots: slots.kept[slot][slots.age[slot].item()] = slots.found["images"][slot].clone()
-                if task and ended[slot]: finish(slot, distances[slot])
-                elif task and broken[slot]: restarted += 1; waiting.append((*task[:2], task[2] + 1))
+            results |= {slots.task[slot][:2]: result_of(slots, slot, distances[slot]) for slot in ended}
+            waiting.extend((*slots.task[slot][:2], slots.task[slot][2] + 1) for slot in broken)
+            again += len(broken)
             descend(slots, derivatives, attack, rates, bounds)
-            for slot in range(width):
-                if slots.task[slot] and (ended[slot] or broken[slot]): take(slot)
+            for slot in ended + broken: slots.take(slot, waiting, starting)
     except KeyboardInterrupt:
-        stopped = True
-        for slot, task in enumerate(slots.task):
-            if task: finish(slot, distances[slot])
-    return results, restarted, stopped
-
-def judge(slots:Slots, derivatives:dict, distances:Tensor, attack:Attack) -> tuple: # (ended, broken, distances), lists
-    "Which rows have ended, and which must begin again."
-    better = distances < slots.best
-    slots.stale = torch.where(better, 0, slots.stale + 1)
-    slots.best = torch.minimum(slots.best, distances.to(slots.best))
-    finite = distances.isfinite()
-    for derivative in derivatives.values(): finite &= derivative.flatten(1).isfinite().all(1)
-    last_attempt = torch.tensor([bool(task and task[2] >= 3) for task in slots.task], device=finite.device)
-    ended = (slots.age >= attack.steps) | (~finite & last_attempt)
-    if attack.patience: ended |= slots.stale >= attack.patience
-    return (ended & (finite | last_attempt)).tolist(), (~finite & ~last_attempt).tolist(), distances.tolist()
+        stopped, results = True, results | {task[:2]: result_of(slots, slot, slots.best[slot].item()) for slot, task in slots.busy()}
+    return results, again, stopped
 
 # %% ../nbs/13_attack.ipynb #f94d9ca0
 @dataclass(frozen=True)
@@ -428,6 +451,7 @@ def prepared(client:Client, precision:str, device, channels_last:bool) -> Client
     for name in ("mean", "std"): setattr(model, name, getattr(client.model, name).to(device, PRECISIONS[precision][0]))
     return replace(client, model=model.to(memory_format=torch.channels_last) if channels_last else model)
 
+# %% ../nbs/13_attack.ipynb #77105e4d
 def invert(shared:SharedGradient, # what the attacker sees
            attack="inverting_gradients", # a name in `PRESETS`, or an `Attack`
            seed:int=0, # of the starts
@@ -471,6 +495,7 @@ def search_vectorised(shared, labels, attack, seed, tasks, snapshots, compute) -
     if compute["compile"]: evaluate = torch.compile(evaluate)
     return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots)
 
+# %% ../nbs/13_attack.ipynb #2a872869
 def search_lbfgs_rows(shared, labels, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "L-BFGS, one row after the other."
     client = prepared(shared.client, compute["precision"], compute["device"], compute["channels_last"])
@@ -484,6 +509,7 @@ def search_lbfgs_rows(shared, labels, attack, seed, tasks, snapshots, compute) -
     except KeyboardInterrupt: return results, 0, True
     return results, 0, False
 
+# %% ../nbs/13_attack.ipynb #6ec367b0
 def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     "Choose among restarts by the attacker's distance, and put the clients' images together."
     shift, scale = scale_of(shared.model, attack.units)

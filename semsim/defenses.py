@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Laplace as LaplaceDistribution
 from torch.func import functional_call, grad_and_value, vmap
 
-from .core import InputError, check_name, generator, to_pil, to_tensor
+from .core import InputError, check_name, to_pil, to_tensor
 
 # %% ../nbs/10_defenses.ipynb #8bae0200
 def shift(picture, # a PIL picture

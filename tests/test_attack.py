@@ -163,9 +163,9 @@ def test_widths_agree_in_double_precision(clients):
 
 
 @pytest.mark.parametrize("optimizer", ["signed_adam", "adam", "sgd", "lbfgs"])
-def test_every_optimizer_brings_the_gradient_nearer(shared, optimizer):
-    few = rows(shared, 0, 1)
-    near, far = (invert(few, optimizer=optimizer, lr=10.0 if optimizer == "sgd" else 0.1, steps=steps).losses for steps in (20, 1))
+def test_every_optimizer_brings_the_gradient_nearer(digits, optimizer):
+    few = share_gradient(build_classifier("lenet", channels=1, size=16), digits.images[:2], digits.labels[:2])
+    near, far = (invert(few, optimizer=optimizer, priors=(), lr=0.1 if "adam" in optimizer else 1.0, steps=steps).losses for steps in (20, 1))
     assert (near < far).all()
 
 
@@ -179,7 +179,7 @@ def test_every_preset_runs(shared, name):
 def test_every_client_can_be_attacked(digits, how):
     model = build_classifier("convnet8", channels=1, size=16)
     clients = share_gradient(model, digits.images[:4], digits.labels[:4], **how)
-    near, far = (invert(clients, steps=steps) for steps in (15, 1))
+    near, far = (invert(clients, steps=steps) for steps in (40, 1))
     assert near.images.shape == (4, 1, 16, 16) and (near.losses < far.losses).all()
 
 
