@@ -98,6 +98,7 @@ def mobilenetv2_trunk(channels:int, # 1 or 3
     net.classifier = nn.Identity()
     return net, net.last_channel
 
+# %% ../nbs/02_models.ipynb #962859c5
 def mnasnet_trunk(channels:int, # 1 or 3
                   size:int, # unused: the mean over the plane takes any size
                  ) -> tuple: # (trunk, number of features)
@@ -111,6 +112,7 @@ def mnasnet_trunk(channels:int, # 1 or 3
         if isinstance(module, nn.BatchNorm2d): module.momentum = 0.1
     return net, width
 
+# %% ../nbs/02_models.ipynb #9814b90a
 def densenet121_trunk(channels:int, # 1 or 3
                       size:int, # unused: the mean over the plane takes any size
                      ) -> tuple: # (trunk, number of features)
