@@ -177,5 +177,5 @@ def recipe(arch:str, # an architecture
            epochs:int, # passes through the data for most architectures
           ) -> dict: # options of `train_classifier`
     "Epochs and learning rate at which an architecture trains on a few hundred images."
-    times, lr = {"lenet": (10, 0.05), "mlp": (4, 0.05), "twolp": (4, 0.05)}.get(arch, (1, 0.02))
+    times, lr = {"lenet": (10, 0.05), "mlp": (4, 0.05), "twolp": (4, 0.05), "vit": (4, 0.01)}.get(arch, (1, 0.02))
     return dict(epochs=times * epochs, lr=lr)
