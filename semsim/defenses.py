@@ -6,7 +6,7 @@
 __all__ = ['TRANSFORMS', 'TABLE', 'POLICIES', 'AUGMENTATIONS', 'DEFENSES', 'DEFENSE_EXAMPLES', 'shift', 'shear', 'rotate',
            'transform_picture', 'parse_policy', 'apply_policy', 'random_crop', 'random_flip', 'training_input',
            'mean_rows', 'Prune', 'add_noise', 'Gaussian', 'Laplace', 'DPSGD', 'parse_defense', 'example_gradients',
-           'defended_backward']
+           'batch_gradient']
 
 # %% ../nbs/10_defenses.ipynb #f250b0f7
 import re
@@ -259,20 +259,20 @@ def example_gradients(model, # a classifier
     return vmap(grad_and_value(loss), in_dims=(None, 0, 0))(parameters, images, labels)
 
 # %% ../nbs/10_defenses.ipynb #63e3ed26
-def defended_backward(model, # a classifier in train mode; its `.grad` are set
-                      images:Tensor, # (B,C,H,W) in [0,1]
-                      labels:Tensor, # (B,) class numbers
-                      defense, # from `parse_defense`; None for the plain gradient
-                      random:torch.Generator, # where noise comes from
-                     ) -> Tensor: # the mean cross-entropy
-    "Compute the batch's gradient, defended."
-    per_example = defense is not None and defense.per_example
-    if per_example and any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()):
-        raise InputError("this defense needs each example's gradient, and BatchNorm mixes the examples; train an architecture without it, e.g. lenet")
-    if per_example: gradients, losses = example_gradients(model, images, labels)
-    else:
-        losses, (names, parameters) = F.cross_entropy(model(images), labels), zip(*model.named_parameters())
-        gradients = {name: gradient[None] for name, gradient in zip(names, torch.autograd.grad(losses, parameters))}
-    gradients = defense(gradients, random) if defense else mean_rows(gradients)
-    for name, parameter in model.named_parameters(): parameter.grad = gradients[name]
-    return losses.mean().detach()
+def batch_gradient(model, # a classifier in train mode
+                   images:Tensor, # (B,C,H,W) in [0,1]
+                   labels:Tensor, # (B,) class numbers
+                   defense=None, # from `parse_defense`; None for the plain gradient
+                   random:torch.Generator=None, # where noise comes from
+                   amp:bool=False, # compute in bfloat16 where that is safe
+                  ) -> tuple: # (mean cross-entropy, parameter name -> Tensor)
+    "The loss of a batch and its gradient, defended."
+    if defense and defense.per_example:
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()):
+            raise InputError("this defense needs each example's gradient, and BatchNorm mixes the examples; train an architecture without it, e.g. lenet")
+        gradients, losses = example_gradients(model, images, labels)
+        return losses.mean().item(), defense(gradients, random)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp): logits = model(images)
+    loss, (names, parameters) = F.cross_entropy(logits.float(), labels), zip(*model.named_parameters())
+    gradients = dict(zip(names, torch.autograd.grad(loss, parameters)))
+    return loss.item(), defense({name: gradient[None] for name, gradient in gradients.items()}, random) if defense else gradients
