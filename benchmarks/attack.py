@@ -90,3 +90,33 @@ def our_seconds(arch, images, steps, threads, **options):
 def on_all_cores(pool, function, *arguments):
     "Image-iterations a second of one process a core."
     return [future.result() for future in [pool.submit(function, *arguments) for _ in range(CORES)]]
+
+
+def compare(arch, steps, rounds, compile):
+    "Medians of image-iterations a second: the peer's better way, ours for one image and for 32."
+    peer, one, many = [], [], []
+    with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
+        on_all_cores(pool, our_seconds, arch, 4, 3, 1)  # imports
+        for _ in range(rounds):
+            peer.append((steps / pool.submit(peer_seconds, arch, steps, CORES).result(),
+                         sum(steps / seconds for seconds in on_all_cores(pool, peer_seconds, arch, steps, 1))))
+            one.append(sum(steps / seconds for seconds in on_all_cores(pool, our_seconds, arch, 1, steps, 1)))
+            width = 32 // CORES
+            many.append(sum(width * steps / seconds for seconds in on_all_cores(pool, our_seconds, arch, width, steps, 1)))
+    best = max(statistics.median(ways) for ways in zip(*peer))
+    return dict(network=arch, steps=steps, peer=best, one=statistics.median(one), many=statistics.median(many))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", default=["lenet", "resnet20", "resnet20-4", "convnet64"])
+    options = parser.parse_args()
+    rows = []
+    for arch in options.networks:
+        steps = {"lenet": 200, "resnet20": 30}.get(arch, 10)
+        row = compare(arch, steps, options.rounds, False)
+        rows.append(row | dict(ratio_one=row["one"] / row["peer"], ratio_many=row["many"] / row["peer"]))
+        print(json.dumps(rows[-1]), flush=True)
+    machine = dict(processor=platform.processor() or platform.machine(), cores=CORES, python=platform.python_version(), torch=torch.__version__)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(dict(machine=machine, rounds=options.rounds, rows=rows), indent=1))

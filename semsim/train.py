@@ -10,7 +10,6 @@ __all__ = ['VARIANTS', 'milestones', 'train_epoch', 'accuracy', 'channel_statist
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .core import InputError, check_name, generator, pick_device, progress
 from .data import Dataset, Split

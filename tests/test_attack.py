@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 
-from semsim.attack import OBJECTIVES, PRESETS, PRIORS, Attack, invert
+from semsim.attack import OBJECTIVES, PRESETS, PRIORS, invert
 from semsim.core import InputError, generator, to_tensor
 from semsim.data import load_dataset, pick
-from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_defense, parse_policy, training_input
+from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_policy, training_input
 from semsim.models import build_classifier, load_classifier, save_classifier
-from semsim.share import Client, infer_labels, label_accuracy, share_gradient
+from semsim.share import infer_labels, label_accuracy, share_gradient
 from semsim.train import variant_options
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
