@@ -4,9 +4,9 @@
     .venv/peer/bin/python benchmarks/attack.py
 
 Both attack CIFAR-sized images with the same network, the same objective (cosine over all parameters plus total variation), signed
-Adam and single precision. One row of the table is one network; runs of the two are interleaved, and medians are compared. The
-peer attacks one image at a time; it gets the better of one process with all threads and one process a core. The result is
-written to benchmarks/attack.json, with the machine's name for itself.
+Adam and single precision. Runs of the two are interleaved, and medians are compared. The peer attacks one image at a time: as its
+user runs it, one process with all threads, and for comparison by hand in one process a core, an image each. Ours attacks one image
+in one process with one thread, and 32 images in one process a core. The rates are image-iterations a second after the first step.
 """
 
 import argparse
@@ -44,14 +44,11 @@ def case(arch, images):
 def peer_seconds(arch, steps, threads):
     "Seconds that breaching takes for one image."
     import breaching
-    from omegaconf import OmegaConf
 
     torch.set_num_threads(threads)
     model, images, labels = case(arch, 1)
     shared = share_gradient(model, images, labels)
-    attack = breaching.get_attack_config("invertinggradients", overrides=[]) if hasattr(breaching, "get_attack_config") else None
-    config = Path(breaching.__file__).parent / "config/attack"
-    attack = OmegaConf.merge(*(OmegaConf.load(config / f"{name}.yaml") for name in ("_default_optimization_attack", "invertinggradients")))
+    attack = breaching.get_attack_config("invertinggradients")
     attack.optim.max_iterations, attack.optim.callback, attack.regularization.total_variation.scale = steps, steps + 1, TV
     mean, std = (tuple(getattr(model, name).flatten().tolist()) for name in ("mean", "std"))
     metadata = SimpleNamespace(shape=(3, 32, 32), mean=mean, std=std, modality="vision", classes=10)
@@ -77,46 +74,52 @@ class Normalised(torch.nn.Module):
         return self.head(self.trunk(images))
 
 
-def our_seconds(arch, images, steps, threads, **options):
+def our_seconds(arch, steps, threads, images, compile):
     "Seconds that the engine takes for all images."
     torch.set_num_threads(threads)
     model, pictures, labels = case(arch, images)
     shared = share_gradient(model, pictures, labels)
     begin = time.perf_counter()
-    invert(shared, steps=steps, width=images, units="sigma", start="normal", priors=(("tv", TV),), **options)
+    invert(shared, steps=steps, width=images, units="sigma", start="normal", priors=(("tv", TV),), compile=compile)
     return time.perf_counter() - begin
 
 
-def on_all_cores(pool, function, *arguments):
-    "Image-iterations a second of one process a core."
-    return [future.result() for future in [pool.submit(function, *arguments) for _ in range(CORES)]]
+def rate(function, arch, steps, *arguments):
+    "Steps a second, what happens before the first step left out; and the seconds before."
+    before = function(arch, 1, *arguments)
+    return (steps - 1) / (function(arch, steps, *arguments) - before), before
+
+
+def together(pool, processes, *arguments):
+    "Steps a second of several processes at once, summed; and the longest time before the first step."
+    rates, befores = zip(*(future.result() for future in [pool.submit(rate, *arguments) for _ in range(processes)]))
+    return sum(rates), max(befores)
 
 
 def compare(arch, steps, rounds, compile):
-    "Medians of image-iterations a second: the peer's better way, ours for one image and for 32."
-    peer, one, many = [], [], []
+    "Medians over rounds: image-iterations a second of both, for one image and for many."
+    many, measured = 32 // CORES, []
     with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
-        on_all_cores(pool, our_seconds, arch, 4, 3, 1)  # imports
+        together(pool, CORES, our_seconds, arch, 2, 1, many, compile), together(pool, CORES, our_seconds, arch, 2, 1, 1, compile)  # imports, compilation
         for _ in range(rounds):
-            peer.append((steps / pool.submit(peer_seconds, arch, steps, CORES).result(),
-                         sum(steps / seconds for seconds in on_all_cores(pool, peer_seconds, arch, steps, 1))))
-            one.append(sum(steps / seconds for seconds in on_all_cores(pool, our_seconds, arch, 1, steps, 1)))
-            width = 32 // CORES
-            many.append(sum(width * steps / seconds for seconds in on_all_cores(pool, our_seconds, arch, width, steps, 1)))
-    best = max(statistics.median(ways) for ways in zip(*peer))
-    return dict(network=arch, steps=steps, peer=best, one=statistics.median(one), many=statistics.median(many))
+            measured.append(dict(
+                peer=together(pool, 1, peer_seconds, arch, steps, CORES)[0], peer_on_all_cores=together(pool, CORES, peer_seconds, arch, steps, 1)[0],
+                ours_1=together(pool, 1, our_seconds, arch, steps, 1, 1, compile)[0], ours_32=many * together(pool, CORES, our_seconds, arch, steps, 1, many, compile)[0]))
+    return {name: statistics.median(one[name] for one in measured) for name in measured[0]}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", default=["lenet", "resnet20", "resnet20-4", "convnet64"])
+    parser.add_argument("--compile", action="store_true", help="use torch.compile; needs a C++ compiler")
     options = parser.parse_args()
     rows = []
     for arch in options.networks:
-        steps = {"lenet": 200, "resnet20": 30}.get(arch, 10)
-        row = compare(arch, steps, options.rounds, False)
-        rows.append(row | dict(ratio_one=row["one"] / row["peer"], ratio_many=row["many"] / row["peer"]))
+        row = compare(arch, {"lenet": 200, "resnet20": 30}.get(arch, 8), options.rounds, options.compile)
+        rows.append(dict(network=arch, compiled=options.compile, **row, ratio_1=row["ours_1"] / row["peer"], ratio_32=row["ours_32"] / row["peer"],
+                         ratio_32_to_peer_on_all_cores=row["ours_32"] / row["peer_on_all_cores"]))
         print(json.dumps(rows[-1]), flush=True)
-    machine = dict(processor=platform.processor() or platform.machine(), cores=CORES, python=platform.python_version(), torch=torch.__version__)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(dict(machine=machine, rounds=options.rounds, rows=rows), indent=1))
+    machine = dict(machine=platform.machine(), cores=CORES, python=platform.python_version(), torch=torch.__version__)
+    written = Path(__file__).with_name(f"attack{'_compiled' if options.compile else ''}.json")
+    written.write_text(json.dumps(dict(machine=machine, rounds=options.rounds, rows=rows), indent=1) + "\n")
