@@ -6,13 +6,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["core", "data", "models", "defenses", "train", "attack", "metrics",
+    submodules=["core", "data", "models", "defenses", "train", "share", "attack", "policies", "metrics",
                 "annotate", "semsim", "analysis", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
         "models": ["build_classifier", "load_classifier"],
         "train": ["train_classifier"],
-        "attack": ["share_gradient", "infer_labels", "invert"],
+        "share": ["share_gradient", "infer_labels"],
+        "attack": ["invert"],
+        "policies": ["search_policies"],
         "metrics": ["available", "score"],
         "semsim": ["SemSim", "train_semsim"],
         "analysis": ["agreement", "compare"],

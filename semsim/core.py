@@ -83,11 +83,12 @@ def pick_device(name:str="auto" # "auto", or any torch device such as "cpu" or "
 def progress(items, # what to step through
              step:str, # the step's name, shown before the bar
              total:int=None, # number of items, where `items` does not know
-             unit:str="it", # what one item is
+             unit:str="it", # what one item is counted in
+             scale:int=1, # units an item
             ): # the same items
     "Step through `items` with a progress bar where a terminal is watching."
     if multiprocessing.parent_process(): return items # a worker: its parent shows one bar for all
-    return tqdm(items, desc=step, total=total, unit=unit, disable=None, leave=False, dynamic_ncols=True)
+    return tqdm(items, desc=step, total=total, unit=unit, unit_scale=scale if scale > 1 else False, disable=None, leave=False, dynamic_ncols=True)
 
 # %% ../nbs/00_core.ipynb #3c0df0e9
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METRICS', 'mse', 'psnr', 'ssim', 'for_alexnet', 'trunk', 'lpips_network',
            'in_batches', 'lpips_alex', 'frechet_distance', 'alexnet_features', 'fid_alexnet', 'Metric', 'register',
-           'available', 'chosen', 'check_pairs', 'score', 'score_sets', 'direction', 'summarise']
+           'available', 'chosen', 'check_pairs', 'score', 'score_sets', 'match_batches', 'direction', 'summarise']
 
 # %% ../nbs/20_metrics.ipynb #e027f043
 import warnings
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy import stats
+from scipy import optimize, stats
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -180,6 +180,20 @@ def score_sets(originals:Tensor, # (B,C,H,W) in [0,1]
     "Score reconstructions as a set."
     check_pairs(originals, reconstructions)
     return pd.Series({metric.name: metric.function(originals, reconstructions) for metric in chosen(metrics, "set")}, dtype=float)
+
+# %% ../nbs/20_metrics.ipynb #ccbf2beb
+def match_batches(originals:Tensor, # (N B,C,H,W) in [0,1]: N clients with B images each
+                  reconstructions:Tensor, # the same shape
+                  batch:int, # B
+                 ) -> Tensor: # the reconstructions, each in its original's place
+    "Reorder the reconstructions of each client to fit its originals best."
+    check_pairs(originals, reconstructions)
+    if batch < 1 or len(originals) % batch: raise InputError(f"{len(originals)} images do not make whole batches of {batch}")
+    matched = []
+    for own, found in zip(originals.split(batch), reconstructions.split(batch)):
+        costs = (own[:, None] - found[None]).square().mean((2, 3, 4))
+        matched.append(found[torch.from_numpy(optimize.linear_sum_assignment(costs.numpy())[1])])
+    return torch.cat(matched)
 
 # %% ../nbs/20_metrics.ipynb #22493933
 def direction(name:str # a metric's name

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 
-from semsim.attack import batched_objective, cosine_distance, descend, infer_labels, invert, InvertingGradients, share_gradient
+from semsim.attack import OBJECTIVES, PRESETS, PRIORS, invert
 from semsim.core import InputError, generator, to_tensor
 from semsim.data import load_dataset, pick
-from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_defense, parse_policy, training_input
+from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_policy, training_input
 from semsim.models import build_classifier, load_classifier, save_classifier
+from semsim.share import infer_labels, label_accuracy, share_gradient
 from semsim.train import variant_options
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
@@ -59,7 +60,7 @@ def twelve_crops():
 def test_inverting_gradients_recovers_what_an_untrained_lenet_saw(images):
     images, labels = images(), torch.arange(12) % 10
     model = build_classifier("lenet", channels=images.shape[1], init="torch")
-    found = invert(share_gradient(model, images, labels, reveal=()), width=12).images
+    found = invert(share_gradient(model, images, labels, reveal=["batch_size"]), width=12).images
     quality = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(images, found)]
     assert len(quality) == 12 and sum(quality) / 12 > 18
 
@@ -70,12 +71,12 @@ def test_labels_are_read_off_random_networks(arch, init):
     hundred = pick(load_dataset("digits", size=16).test, 100)
     for seed in range(3):
         model = build_classifier(arch, channels=1, size=16, init=init, seed=seed)
-        inferred = infer_labels(share_gradient(model, hundred.images, hundred.labels, reveal=()))
+        inferred = infer_labels(share_gradient(model, hundred.images, hundred.labels, reveal=["batch_size"]))
         assert inferred.tolist() == hundred.labels.tolist()
 
 
 def test_labels_are_inferred_only_where_they_were_not_revealed(lenet, shared, digits):
-    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=())
+    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=["batch_size"])
     assert hidden.labels is None and invert(hidden, steps=1).labels.tolist() == digits.labels.tolist()
     wrong = replace(shared, labels=(digits.labels + 1) % 10)
     assert invert(wrong, steps=1).labels.tolist() == wrong.labels.tolist()
@@ -84,17 +85,43 @@ def test_labels_are_inferred_only_where_they_were_not_revealed(lenet, shared, di
 # The distance
 
 
+def gradients(shared, *numbers):
+    return [{name: rows[number] for name, rows in shared.gradients.items()} for number in numbers]
+
+
+@pytest.fixture(scope="module")
+def equal(shared):
+    return dict.fromkeys(shared.gradients, torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("factor", [1e-4, 0.5, 3, 1e4])
-def test_cosine_distance_ignores_lengths(shared, factor):
-    one, other = ({name: rows[row] for name, rows in shared.gradients.items()} for row in (0, 1))
+def test_cosine_distance_ignores_lengths(shared, equal, factor):
+    cosine, (one, other) = OBJECTIVES["cosine"], gradients(shared, 0, 1)
     flat = [torch.cat([tensor.flatten() for tensor in gradient.values()]) for gradient in (one, other)]
     expected = 1 - F.cosine_similarity(*flat, dim=0).item()
     assert 0.01 < expected < 1.99
     scaled = {name: factor * tensor for name, tensor in other.items()}
-    assert cosine_distance(one, scaled).item() == pytest.approx(expected, abs=1e-5)
-    assert cosine_distance(scaled, one).item() == pytest.approx(expected, abs=1e-5)
-    assert cosine_distance(scaled, other).item() == pytest.approx(0, abs=1e-5)
-    assert cosine_distance(scaled, {name: -tensor for name, tensor in other.items()}).item() == pytest.approx(2, abs=1e-5)
+    assert cosine(one, scaled, equal).item() == pytest.approx(expected, abs=1e-5)
+    assert cosine(scaled, other, equal).item() == pytest.approx(0, abs=1e-5)
+    assert cosine(scaled, {name: -tensor for name, tensor in other.items()}, equal).item() == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_distance_is_0_at_the_truth_and_positive_elsewhere(shared, equal, name):
+    one, other = gradients(shared, 0, 1)
+    assert OBJECTIVES[name](one, one, equal).item() == pytest.approx(0, abs=1e-5) and OBJECTIVES[name](one, other, equal) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["squared", "absolute"])
+def test_weights_of_layers_count(shared, equal, name):
+    one, other = gradients(shared, 0, 1)
+    parts = [OBJECTIVES[name](one, other, equal | {each: torch.tensor(float(each == only)) for each in equal}) for only in equal]
+    assert sum(parts).item() == pytest.approx(OBJECTIVES[name](one, other, equal).item(), rel=1e-5)
+
+
+def test_priors_of_a_constant_image():
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    assert PRIORS["tv"](flat) == 0 and PRIORS["tv_isotropic"](flat).item() == pytest.approx(0, abs=2e-4) and PRIORS["l2"](flat) == 0.25
 
 
 # Rows stand alone
@@ -122,14 +149,68 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_how_many_there_are(client
     assert not torch.equal(others.images[[0, 2, 3, 4]], six.images[[0, 2, 3, 4]])
 
 
-def test_a_row_does_not_depend_on_its_place(clients):
-    settings, starts = InvertingGradients(steps=6), torch.rand(6, 1, 16, 16, generator=generator("starts"))
-    step = batched_objective(clients.model, settings.tv)
-    images, losses = descend(step, starts, clients.labels, clients.gradients, settings)
-    order = [3, 0, 5, 1, 4, 2]
-    moved = rows(clients, *order)
-    again = descend(step, starts[order], moved.labels, moved.gradients, settings)
-    assert torch.equal(again[0], images[order]) and torch.equal(again[1], losses[order])
+def test_a_row_does_not_depend_on_its_slot(clients):
+    "With restarts, tasks take other slots at other times."
+    settings = dict(width=4, steps=6)
+    once, thrice = invert(clients, **settings), invert(clients, restarts=3, **settings)
+    assert all(torch.equal(a, b) for a, b, c, d in zip(once.images, thrice.images, once.losses, thrice.losses) if c == d)
+    assert (once.losses == thrice.losses).any() and (thrice.losses <= once.losses).all()
+
+
+def test_widths_agree_in_double_precision(clients):
+    narrow, wide = (invert(clients, width=width, steps=30, precision="float64") for width in (1, 8))
+    assert (narrow.images - wide.images).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("optimizer", ["signed_adam", "adam", "sgd", "lbfgs"])
+def test_every_optimizer_brings_the_gradient_nearer(digits, optimizer):
+    few = share_gradient(build_classifier("lenet", channels=1, size=16), digits.images[:2], digits.labels[:2])
+    near, far = (invert(few, optimizer=optimizer, priors=(), lr=0.1 if "adam" in optimizer else 1.0, steps=steps).losses for steps in (20, 1))
+    assert (near < far).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS])
+def test_every_preset_runs(shared, name):
+    found = invert(rows(shared, 0), name, steps=2, restarts=2)
+    assert found.images.shape == (1, 1, 16, 16) and 0 <= found.images.min() <= found.images.max() <= 1 and found.losses.isfinite().all()
+
+
+@pytest.mark.parametrize("how", [dict(batch=2), dict(local_steps=3), dict(batchnorm="train"), dict(batch=2, local_steps=2, local_batch=1)], ids=str)
+def test_every_client_can_be_attacked(digits, how):
+    model = build_classifier("convnet8", channels=1, size=16)
+    clients = share_gradient(model, digits.images[:4], digits.labels[:4], **how)
+    near, far = (invert(clients, steps=steps) for steps in (40, 1))
+    assert near.images.shape == (4, 1, 16, 16) and (near.losses < far.losses).all()
+
+
+def test_a_client_in_train_mode_gives_pytorchs_gradient_and_keeps_its_statistics(digits):
+    model = build_classifier("convnet8", channels=1, size=16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    clients = share_gradient(model, digits.images, digits.labels, batch=6, batchnorm="train")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items()) and not model.training
+    loss = F.cross_entropy(model.train()(digits.images), digits.labels)
+    for ours, theirs in zip(clients.gradients.values(), torch.autograd.grad(loss, list(model.parameters()))):
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_federated_averaging_shares_the_weights_way(digits):
+    model = build_classifier("convnet8", channels=1, size=16)
+    shared = share_gradient(model, digits.images[:2], digits.labels[:2], batch=2, local_steps=3, local_lr=0.05)
+    moved = build_classifier("convnet8", channels=1, size=16)
+    optimizer = torch.optim.SGD(moved.parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad(), F.cross_entropy(moved(digits.images[:2]), digits.labels[:2]).backward(), optimizer.step()
+    for name, before, after in zip(shared.gradients, model.parameters(), moved.parameters()):
+        torch.testing.assert_close(shared.gradients[name][0], ((before - after) / (0.05 * 3)).detach(), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 10])
+def test_labels_of_batches_leak(batch):
+    hundred = pick(load_dataset("digits", size=16).test, 100)
+    shuffled = torch.randperm(100, generator=generator("shuffled"))
+    images, labels = hundred.images[shuffled], hundred.labels[shuffled]
+    shared = share_gradient(build_classifier("convnet8", channels=1, size=16), images, labels, reveal=["batch_size"], batch=batch)
+    assert label_accuracy(infer_labels(shared), labels, batch) >= (1.0 if batch == 1 else 0.85)
 
 
 @pytest.mark.parametrize("attack", ["inverting_gradients", "dlg"])
@@ -141,7 +222,7 @@ def test_the_seed_decides(shared, attack):
 
 
 def test_the_attackers_own_loss_chooses_among_restarts(shared):
-    few, settings = rows(shared, 0, 1, 2), dict(width=3, steps=10)
+    few, settings = rows(shared, 0, 1, 2), dict(width=4, steps=10)
     one, three = invert(few, **settings), invert(few, restarts=3, **settings)
     assert (three.losses <= one.losses).all() and (three.losses < one.losses).any()
 
@@ -182,7 +263,7 @@ def leaks(thing, images):
 
 
 def test_originals_are_out_of_the_attackers_reach(lenet, digits):
-    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=())
+    hidden = share_gradient(lenet, digits.images, digits.labels, reveal=["batch_size"])
     found = invert(hidden, width=4, steps=2)
     for thing in (hidden, found):
         assert sum(isinstance(one, torch.Tensor) for one in reachable(thing)) >= 2
@@ -267,7 +348,7 @@ def test_gaussian_noise_is_seeded_of_the_given_strength_and_new_for_each_client(
     assert first.corrcoef().fill_diagonal_(0).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace_1", "gaussian_1e-3x", "Prune_70"])
+@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace", "dpsgd_1", "gaussian_1e-3x", "Prune_70"])
 def test_unknown_defenses_are_refused(lenet, digits, text):
     with pytest.raises(InputError, match=f"defense {text!r}"):
         share_gradient(lenet, digits.images, digits.labels, defense=text)

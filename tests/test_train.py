@@ -1,0 +1,234 @@
+"""Classifiers and their training: every architecture can be attacked, and an interrupted training ends as if it had not been."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+import semsim.train
+from semsim.attack import invert
+from semsim.core import InputError, generator, load_tensors
+from semsim.data import load_dataset, pick
+from semsim.defenses import batch_gradient
+from semsim.models import ARCHITECTURES, EXAMPLES, Classifier, build_classifier, load_classifier, save_classifier
+from semsim.share import infer_labels, share_gradient
+from semsim.train import train_classifier
+
+torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
+
+KINDS = ["lenet", "convnet8", "resnet32-0.5", "resnet50", "mobilenetv2", "mnasnet", "densenet121", "vit", "mlp", "twolp"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    "Sixty-four digits of 16 pixels to train on."
+    data = load_dataset("digits", size=16)
+    return replace(data, train=data.train.take(range(64)))
+
+
+def equal(one, other):
+    "Whether two classifiers have the same bits and the same history."
+    same = all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return same and one.card == other.card
+
+
+# Architectures
+
+
+@pytest.mark.parametrize("arch", EXAMPLES)
+def test_every_name_ends_in_a_linear_head_and_draws_nothing_at_random(arch):
+    with torch.device("meta"):
+        model = Classifier(dict(arch=arch, channels=1, size=16, classes=7, mean=[0.5], std=[0.25]))
+    assert list(dict(model.named_parameters()))[-2:] == ["head.weight", "head.bias"]
+    assert model.head.weight.shape == (7, model.head.in_features)
+    assert not [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    convolutions = [m for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in name]
+    if arch.startswith("resnet") and arch != "resnet28-10":
+        assert len(convolutions) + 1 == int(arch.removeprefix("resnet").partition("-")[0])
+
+
+@pytest.mark.parametrize("arch", ["resnet19", "resnet", "resnet18-2", "resnet110-", "convnet0", "resnet20-0.01", "densenet", "vit16", "MLP", ""])
+def test_other_names_are_refused(arch):
+    with pytest.raises(InputError, match="unknown architecture"):
+        build_classifier(arch)
+
+
+def test_kinds_cover_the_families():
+    found = {trunk for arch in KINDS for trunk in [semsim.models.parse_architecture(arch)[0]]}
+    assert found == {trunk for trunk, *_ in ARCHITECTURES.values()}
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_the_second_derivative_is_right(arch):
+    "The slope of the squared length of the gradient, against a difference quotient in double precision."
+    model = build_classifier(arch, channels=1, size=16).double()
+    parameters = dict(model.named_parameters())
+    image, along = (torch.rand(1, 1, 16, 16, generator=generator(name), dtype=torch.double) for name in ("image", "along"))
+
+    def length(image):
+        loss = F.cross_entropy(functional_call(model, parameters, (image,)), torch.tensor([3]))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+        return sum(gradient.square().sum() for gradient in gradients)
+
+    slope = (torch.autograd.grad(length(image.requires_grad_()), image)[0] * along).sum().item()
+    step = 1e-8  # smaller than the way to the next kink of a ReLU
+    quotient = (length(image + step * along) - length(image - step * along)).item() / (2 * step)
+    assert abs(slope) > 0.01 and slope == pytest.approx(quotient, rel=1e-3)
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_every_kind_can_be_attacked(arch):
+    images = pick(load_dataset("digits", size=16).test, 2)
+    model = build_classifier(arch, channels=1, size=16)
+    shared = share_gradient(model, images.images, images.labels, reveal=["batch_size"])
+    assert infer_labels(shared).tolist() == images.labels.tolist()
+    found = invert(shared, width=2, steps=1)
+    assert torch.isfinite(found.images).all() and torch.isfinite(found.losses).all()
+
+
+# Training
+
+
+def test_the_gradient_is_that_of_backward(digits):
+    model, batch = build_classifier("convnet4", channels=1, size=16).train(), digits.train.take(range(8))
+    F.cross_entropy(model(batch.images), batch.labels).backward()
+    loss, gradients = batch_gradient(model, batch.images, batch.labels)
+    assert all(torch.equal(gradient, parameter.grad) for gradient, parameter in zip(gradients.values(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("options", [dict(arch="mnasnet"), dict(amp=True, channels_last=True), dict(policy="3-1-7")], ids=str)
+def test_the_seed_decides(digits, options):
+    options = dict(arch="convnet4", epochs=1) | options
+    one, again, other = (train_classifier(digits, seed=seed, **options) for seed in (1, 1, 2))
+    assert equal(one, again) and one.card["curve"] != other.card["curve"]
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(dict(arch="convnet4", augment="crop+flip", defense="gaussian_1e-2"), id="noise"),
+        pytest.param(dict(arch="resnet20-0.25", policy="3-1-7+43-18-18", defense="prune_70"), id="policy"),
+        pytest.param(dict(arch="convnet4", amp=True, channels_last=True), id="amp"),
+    ],
+)
+def test_an_interrupted_training_ends_with_the_same_bits(digits, options, last, tmp_path, monkeypatch):
+    options = dict(epochs=5, seed=3, **options)
+    whole = train_classifier(digits, **options)
+    epochs, epoch = [], semsim.train.train_epoch
+
+    def interrupted(*args, **more):
+        epochs.append(1)
+        if len(epochs) > last:
+            raise RuntimeError("interrupted")
+        return epoch(*args, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="interrupted"):
+        patch.setattr(semsim.train, "train_epoch", interrupted)
+        train_classifier(digits, checkpoint=tmp_path / "c.safetensors", **options)
+    assert len(load_tensors(tmp_path / "c.safetensors")[1]["curve"]) == last
+    assert equal(train_classifier(digits, checkpoint=tmp_path / "c.safetensors", **options), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+TRAIN = """
+import sys, torch
+from dataclasses import replace
+from semsim.data import load_dataset
+from semsim.train import train_classifier
+torch.set_num_threads(1)
+data = load_dataset("digits", size=16)
+train_classifier(replace(data, train=data.train.take(range(64))), "convnet4", epochs=60, augment="crop", checkpoint=sys.argv[1])
+"""
+
+
+def test_a_killed_training_ends_with_the_same_bits(digits, tmp_path):
+    path = tmp_path / "c.safetensors"
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, path], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not path.exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= len(load_tensors(path)[1]["curve"]) < 60
+    options = dict(arch="convnet4", epochs=60, augment="crop")
+    assert equal(train_classifier(digits, checkpoint=path, **options), train_classifier(digits, **options))
+
+
+@pytest.fixture(scope="module")
+def begun(digits, tmp_path_factory):
+    "The checkpoint of a training, and its options."
+    path, options = tmp_path_factory.mktemp("begun") / "c.safetensors", dict(arch="lenet", epochs=2)
+    train_classifier(digits, checkpoint=path, **options)
+    return path, options
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(arch="mlp"), dict(epochs=3), dict(augment="crop"), dict(policy="3"), dict(defense="prune_70"), dict(lr=0.1), dict(batch=16), dict(seed=1),
+     dict(amp=True), dict(channels_last=True)],
+    ids=str,
+)
+def test_other_settings_do_not_resume(digits, begun, change):
+    path, options = begun
+    name, value = next(iter(change.items()))
+    with pytest.raises(InputError, match=rf"^\S+c\.safetensors: was begun with {name} .*, not {value!r}; .*$"):
+        train_classifier(digits, checkpoint=path, **options | change)
+
+
+def test_other_data_and_other_versions_do_not_resume(digits, begun, monkeypatch):
+    path, options = begun
+    with pytest.raises(InputError, match="was begun with fingerprint"):
+        train_classifier(replace(digits, train=digits.train.take(range(63))), checkpoint=path, **options)
+    monkeypatch.setattr(semsim.train, "versions", lambda: {"torch": "0.1"})
+    with pytest.raises(InputError, match="was begun with versions"):
+        train_classifier(digits, checkpoint=path, **options)
+
+
+# Files
+
+
+@pytest.fixture(params=["classifier", "checkpoint"])
+def kept(request, digits, begun, tmp_path):
+    "A file, and what reads it."
+    path, options = tmp_path / "kept.safetensors", begun[1]
+    if request.param == "classifier":
+        save_classifier(path, build_classifier("lenet", channels=1, size=16))
+        return path, lambda: load_classifier(path)
+    path.write_bytes(begun[0].read_bytes())
+    return path, lambda: train_classifier(digits, checkpoint=path, **options)
+
+
+@pytest.mark.parametrize("place, bit", [(-1, 1), (-1000, 1), (-3000, 64)])
+def test_a_flipped_bit_is_found(kept, place, bit):
+    path, read = kept
+    read()
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="the hash of its tensors is missing or wrong"):
+        read()
+
+
+def test_a_cut_file_is_found(kept):
+    path, read = kept
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        read()
+
+
+def test_a_trained_classifier_says_what_it_is(digits, tmp_path):
+    model = train_classifier(digits, "lenet", epochs=1, policy="3-1-7", defense="prune_70")
+    save_classifier(tmp_path / "m.safetensors", model)
+    card = load_tensors(tmp_path / "m.safetensors")[1]
+    assert (card["data"], card["fingerprint"]) == (digits.name, digits.fingerprint)
+    assert (card["policy"], card["defense"], card["accuracy"]) == ("3-1-7", "prune_70", model.card["accuracy"])
+    assert set(card["versions"]) == {"python", "torch", "torchvision", "semsim"} and len(card["hash"]) == 64
+    assert equal(load_classifier(tmp_path / "m.safetensors"), model)
