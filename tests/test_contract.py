@@ -193,6 +193,13 @@ def test_cells_are_short(notebook):
     assert not long
 
 
+def test_imports_stand_in_cells_of_their_own(notebook):
+    "The site's build runs every cell that contains an import."
+    bodies = {cell["id"]: ast.parse(cell["source"]).body for cell in of_type(read(notebook), "code")}
+    imports = {number: sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body) for number, body in bodies.items()}
+    assert not [number for number, count in imports.items() if 0 < count < len(bodies[number])]
+
+
 def test_prose_outweighs_code(notebook):
     cells = read(notebook)
     words = sum(len(cell["source"].split()) for cell in of_type(cells, "markdown"))
