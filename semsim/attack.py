@@ -172,16 +172,17 @@ def scale_of(model:Classifier, units:str) -> tuple: # (shift, scale), each (C,1,
     check_name("unit", units, ["pixel", "sigma"])
     return (model.mean, model.std) if units == "sigma" else (torch.zeros_like(model.mean), torch.ones_like(model.std))
 
-def attacker_objective(client:Client, # public
+def attacker_objective(client:Client, # public; its model may compute in fewer bits
                        attack:Attack,
+                       scale:tuple, # from `scale_of`
                       ): # function (found, known) -> (objective, distance between the gradients)
     "The objective of an attack on one client."
-    distance, (shift, scale) = OBJECTIVES[attack.objective], scale_of(client.model, attack.units)
+    distance, (shift, deviation), dtype = OBJECTIVES[attack.objective], scale, next(client.model.parameters()).dtype
     def objective(found, known):
-        images = shift + scale * found["images"]
+        images = (shift + deviation * found["images"]).to(dtype)
         targets = found["labels"].softmax(-1) if "labels" in found else known["labels"]
-        gradient = gradient_of(client, images.to(next(client.model.parameters()).dtype), targets, list(known["weights"]))
-        value = distance({name: g.to(images.dtype) for name, g in gradient.items()}, known["gradient"], known["weights"])
+        gradient = gradient_of(client, images, targets, list(known["weights"]))
+        value = distance({name: g.to(known["gradient"][name]) for name, g in gradient.items()}, known["gradient"], known["weights"])
         total = value + sum(weight * PRIORS[name](found["images"]) for name, weight in attack.priors)
         if attack.statistics:
             total = total + attack.statistics * sum((a - b).square().sum() for a, b in zip(batch_statistics(client.model, images), known["statistics"]))
@@ -490,10 +491,10 @@ def search_vectorised(shared, labels, attack, seed, tasks, snapshots, compute) -
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
         return mapped(move, start), mapped(move, known_of(shared, labels, weights, row))
-    shift, scale = (move(one) for one in scale_of(shared.model, attack.units))
-    evaluate = vmap(grad_and_value(attacker_objective(client, attack), has_aux=True))
+    shift, deviation = (move(one) for one in scale_of(shared.model, attack.units))
+    evaluate = vmap(grad_and_value(attacker_objective(client, attack, (shift, deviation)), has_aux=True))
     if compute["compile"]: evaluate = torch.compile(evaluate)
-    return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots)
+    return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / deviation, (1 - shift) / deviation), snapshots)
 
 # %% ../nbs/13_attack.ipynb #2a872869
 def search_lbfgs_rows(shared, labels, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
@@ -501,7 +502,7 @@ def search_lbfgs_rows(shared, labels, attack, seed, tasks, snapshots, compute) -
     client = prepared(shared.client, compute["precision"], compute["device"], compute["channels_last"])
     dtype, weights, results = PRECISIONS[compute["precision"]][1], layer_weights(shared.gradients, attack.layers, attack.weights), {}
     move = lambda one: one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
-    objective = attacker_objective(client, attack)
+    objective = attacker_objective(client, attack, tuple(move(one) for one in scale_of(shared.model, attack.units)))
     try:
         for row, restart, _ in progress(tasks, "attack", unit="row"):
             start, known = start_of(shared, attack, labels is None, seed, row, restart), known_of(shared, labels, weights, row)
