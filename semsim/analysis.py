@@ -425,8 +425,9 @@ def plot_correlations(
     ax.hlines(rows, shown.low, shown.high, color=_BLUE, lw=2)
     ax.plot(shown.value, rows, "o", color=_BLUE)
     ax.axvline(0, color="gray", lw=1, ls="--")
+    defined = f"{shown.n.max()} of " if level == "original" else "" # the others say nothing: all alike, or none recognised
     ax.set_yticks(rows, [m if v == v else f"{m} (undefined)" for m, v in zip(shown.metric, shown.value)])
     ax.set(xlabel=f"{_NAMES[statistic]} with the annotators (positive = agrees)", ylim=(-.7, len(shown) - .3),
-           title=f"{_TITLES[level]}, {shown.clusters.max()} originals\n{annotator}")
+           title=f"{_TITLES[level]}, {defined}{shown.clusters.max()} originals\n{annotator}")
     ax.title.set_fontsize(10)
     return ax
