@@ -462,7 +462,7 @@ def invert(shared:SharedGradient, # what the attacker sees
            device:str="cpu", # where to compute
            channels_last:bool=False, # memory layout of the network
            compile:bool=False, # use `torch.compile`
-           executor=None, # any `concurrent.futures.Executor`, to which rows are spread; None: here
+           executor=None, # any `concurrent.futures.Executor`, to which groups of `width` rows are sent; None: here
            **changes, # settings that differ from the preset's, e.g. steps=1000
           ) -> Reconstructions:
     "Reconstruct the images behind shared gradients."
