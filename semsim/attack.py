@@ -6,10 +6,10 @@
 __all__ = ['OBJECTIVES', 'PRIORS', 'GEIPING', 'ZHU', 'ZHAO', 'CODE', 'published', 'PRESETS', 'OPTIMIZERS', 'PRECISIONS',
            'squared_distance', 'absolute_distance', 'cosine_distance', 'mean_cosine_distance', 'layer_cosine_distance',
            'output_cosine_distance', 'layer_weights', 'total_variation', 'isotropic_total_variation', 'mean_square',
-           'Attack', 'scale_of', 'attacker_objective', 'image_shape', 'start_of', 'known_of', 'copy_of', 'search_lbfgs',
-           'adam', 'sgd', 'median_filter', 'activations', 'row_bytes', 'choose_width', 'mapped', 'Slots', 'keep',
-           'result_of', 'descend', 'rates_of', 'judge', 'search_rows', 'Reconstructions', 'settings_of', 'check_shared',
-           'prepared', 'invert', 'search_vectorised', 'search_lbfgs_rows', 'gather']
+           'Attack', 'scale_of', 'attacker_objective', 'start_of', 'known_of', 'copy_of', 'search_lbfgs', 'adam', 'sgd',
+           'median_filter', 'activations', 'row_bytes', 'choose_width', 'mapped', 'Slots', 'keep', 'result_of',
+           'descend', 'rates_of', 'judge', 'search_rows', 'Reconstructions', 'settings_of', 'check_shared', 'prepared',
+           'invert', 'problem_of', 'search_vectorised', 'search_lbfgs_rows', 'gather']
 
 # %% ../nbs/13_attack.ipynb #558c8fab
 from collections import deque
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from .core import InputError, check_name, generator, progress
-from .models import Classifier
+from .models import Classifier, image_shape
 from .share import Client, SharedGradient, batch_statistics, gradient_of, infer_labels
 from .train import milestones
 
@@ -190,10 +190,6 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
     return objective
 
 # %% ../nbs/13_attack.ipynb #87665dbb
-def image_shape(model:Classifier) -> tuple: # (C,H,W)
-    "The shape of the images that a model takes."
-    return model.card["channels"], model.card["size"], model.card["size"]
-
 def start_of(shared:SharedGradient, attack:Attack, search_labels:bool, *seed) -> dict: # what is searched -> Tensor
     "A start, in the attack's units."
     random, shape = generator("start", *seed), (shared.images_each, *image_shape(shared.model))
@@ -482,8 +478,8 @@ def invert(shared:SharedGradient, # what the attacker sees
     return gather(shared, labels, settings, results, tuple(snapshots), card)
 
 # %% ../nbs/13_attack.ipynb #64d5ee75
-def search_vectorised(shared, labels, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
-    "The engine, on one process."
+def problem_of(shared, labels, attack, seed, compute) -> tuple: # (objective, function of a task -> (start, known), (shift, scale))
+    "What both searches need, in the precision and on the device of the search."
     client = prepared(shared.client, compute["precision"], compute["device"], compute["channels_last"])
     dtype, weights = PRECISIONS[compute["precision"]][1], layer_weights(shared.gradients, attack.layers, attack.weights)
     move = lambda one: one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
@@ -491,22 +487,23 @@ def search_vectorised(shared, labels, attack, seed, tasks, snapshots, compute) -
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
         return mapped(move, start), mapped(move, known_of(shared, labels, weights, row))
-    shift, deviation = (move(one) for one in scale_of(shared.model, attack.units))
-    evaluate = vmap(grad_and_value(attacker_objective(client, attack, (shift, deviation)), has_aux=True))
-    if compute["compile"]: evaluate = torch.compile(evaluate)
-    return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / deviation, (1 - shift) / deviation), snapshots)
+    scale = tuple(move(one) for one in scale_of(shared.model, attack.units))
+    return attacker_objective(client, attack, scale), starting, scale
 
 # %% ../nbs/13_attack.ipynb #2a872869
+def search_vectorised(shared, labels, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
+    "The engine, on one process."
+    objective, starting, (shift, scale) = problem_of(shared, labels, attack, seed, compute)
+    evaluate = vmap(grad_and_value(objective, has_aux=True))
+    if compute["compile"]: evaluate = torch.compile(evaluate)
+    return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots)
+
 def search_lbfgs_rows(shared, labels, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "L-BFGS, one row after the other."
-    client = prepared(shared.client, compute["precision"], compute["device"], compute["channels_last"])
-    dtype, weights, results = PRECISIONS[compute["precision"]][1], layer_weights(shared.gradients, attack.layers, attack.weights), {}
-    move = lambda one: one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
-    objective = attacker_objective(client, attack, tuple(move(one) for one in scale_of(shared.model, attack.units)))
+    objective, starting, _ = problem_of(shared, labels, attack, seed, compute)
+    results = {}
     try:
-        for row, restart, _ in progress(tasks, "attack", unit="row"):
-            start, known = start_of(shared, attack, labels is None, seed, row, restart), known_of(shared, labels, weights, row)
-            results[row, restart] = search_lbfgs(objective, mapped(move, start), mapped(move, known), attack, snapshots)
+        for task in progress(tasks, "attack", unit="row"): results[task[:2]] = search_lbfgs(objective, *starting(task), attack, snapshots)
     except KeyboardInterrupt: return results, 0, True
     return results, 0, False
 

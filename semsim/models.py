@@ -6,8 +6,8 @@
 __all__ = ['INITS', 'FACTOR', 'ARCHITECTURES', 'EXAMPLES', 'lenet_trunk', 'convnet_trunk', 'small_stem', 'cifar_resnet_trunk',
            'resnet_trunk', 'mobilenetv2_trunk', 'mnasnet_trunk', 'densenet121_trunk', 'TwiceDifferentiable',
            'vit_trunk', 'mlp_trunk', 'he', 'xavier', 'uniform', 'parse_architecture', 'Classifier', 'build_classifier',
-           'predict', 'check_finite', 'with_weights', 'tensors_hash', 'save_hashed', 'load_hashed', 'versions',
-           'save_classifier', 'load_classifier']
+           'image_shape', 'check_fits', 'predict', 'check_finite', 'with_weights', 'tensors_hash', 'save_hashed',
+           'load_hashed', 'versions', 'save_classifier', 'load_classifier']
 
 # %% ../nbs/02_models.ipynb #86e2678a
 import hashlib
@@ -249,16 +249,27 @@ def build_classifier(arch:str, # one of `EXAMPLES`, or with another width
     with seeded("weights", arch, seed): return Classifier(card | dict(init=init)).apply(INITS[init]).eval()
 
 # %% ../nbs/02_models.ipynb #16e39fb3
+def image_shape(model:nn.Module # a classifier
+               ) -> tuple: # (C,H,W)
+    "The shape of the images that a model takes."
+    return model.card["channels"], model.card["size"], model.card["size"]
+
+def check_fits(model:nn.Module, # a classifier
+               images:Tensor, # (B,C,H,W) in [0,1]
+              ):
+    "Refuse what are no images, or none of the model's shape."
+    check_images(images)
+    if tuple(images.shape[1:]) != image_shape(model):
+        raise InputError(f"images are {tuple(images.shape[1:])}, but {model.card['arch']} was built for {image_shape(model)}")
+
+# %% ../nbs/02_models.ipynb #b6d3f501
 @torch.no_grad()
 def predict(model:nn.Module, # a classifier
             images:Tensor, # (B,C,H,W) in [0,1]
             batch:int=256, # images at a time
            ) -> Tensor: # (B,K) probabilities, each row sums to 1
     "The probabilities that a classifier gives."
-    check_images(images)
-    wanted = (model.card["channels"], model.card["size"], model.card["size"])
-    if tuple(images.shape[1:]) != wanted:
-        raise InputError(f"images are {tuple(images.shape[1:])}, but {model.card['arch']} was built for {wanted}")
+    check_fits(model, images)
     return torch.cat([model(part.to(model.mean.device)).softmax(1).cpu() for part in images.split(batch)])
 
 # %% ../nbs/02_models.ipynb #6c2130c3

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.func import functional_call, grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .core import InputError, check_images, check_name, generator
+from .core import InputError, check_name, generator
 from .defenses import parse_defense
-from .models import Classifier, check_finite
+from .models import Classifier, check_finite, check_fits
 
 # %% ../nbs/12_share.ipynb #3cc01770
 def batchnorm_layers(model) -> list: # of (name, module)
@@ -113,9 +113,7 @@ class SharedGradient:
 # %% ../nbs/12_share.ipynb #e1f5173d
 def check_request(model, images, labels, reveal, batch, client, defender):
     "Refuse what cannot be shared."
-    check_finite(model), check_images(images)
-    wanted = (model.card["channels"], model.card["size"], model.card["size"])
-    if tuple(images.shape[1:]) != wanted: raise InputError(f"images are {tuple(images.shape[1:])}, but {model.card['arch']} was built for {wanted}")
+    check_finite(model), check_fits(model, images)
     for name in reveal: check_name("thing to reveal", name, REVEALABLE)
     check_name("BatchNorm mode", client.batchnorm, ["eval", "train"])
     if len(labels) != len(images): raise InputError(f"{len(images)} images, but {len(labels)} labels")
@@ -166,14 +164,14 @@ def share_gradient(model:Classifier, # in eval mode
                   ) -> SharedGradient: # no image inside
     "Compute what each client would send."
     for name in how: check_name("option of a client", name, list(Client.__dataclass_fields__)[1:])
-    client = Client(model, **how)
-    check_request(model, images, labels, reveal, batch, client, parse_defense(defense))
+    client, defender = Client(model, **how), parse_defense(defense)
+    check_request(model, images, labels, reveal, batch, client, defender)
     if client.batchnorm == "train":
         client = Client(with_batch_statistics(model), **how)
         check_batchnorm(client, images[:client.local_batch or batch])
     rows, statistics = [], []
     for number, (own, own_labels) in enumerate(zip(images.split(batch), labels.split(batch))):
-        rows.append(defended_gradient(client, parse_defense(defense), own, own_labels, generator("share", seed, number)))
+        rows.append(defended_gradient(client, defender, own, own_labels, generator("share", seed, number)))
         if "statistics" in reveal: statistics.append(batch_statistics(client.model, own))
     return SharedGradient(
         client, {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]},
