@@ -23,7 +23,8 @@ from semsim.train import train_classifier
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
 
-KINDS = ["lenet", "convnet8", "resnet32-0.5", "resnet50", "mobilenetv2", "mnasnet", "densenet121", "vit", "mlp", "twolp"]
+FROM_PUBLIC_CODE = ["resnet20-0.5-nostride", "resnet20-0.5-unpooled", "resnet20-0.5-maxpooled", "densenet40", "irevnet"]
+KINDS = ["lenet", "convnet8", "resnet32-0.5", "resnet50", "mobilenetv2", "mnasnet", "densenet121", "vit", "mlp", "twolp", *FROM_PUBLIC_CODE]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_every_name_ends_in_a_linear_head_and_draws_nothing_at_random(arch):
         assert len(convolutions) + 1 == int(arch.removeprefix("resnet").partition("-")[0])
 
 
-@pytest.mark.parametrize("arch", ["resnet19", "resnet", "resnet18-2", "resnet110-", "convnet0", "resnet20-0.01", "densenet", "vit16", "MLP", ""])
+@pytest.mark.parametrize("arch", ["resnet19", "resnet", "resnet18-2", "resnet110-", "convnet0", "resnet20-0.01", "resnet32-nostride", "densenet", "densenet121-4", "irevnet-2", "vit16", "MLP", ""])
 def test_other_names_are_refused(arch):
     with pytest.raises(InputError, match="unknown architecture"):
         build_classifier(arch)
@@ -93,7 +94,31 @@ def test_every_kind_can_be_attacked(arch):
     assert torch.isfinite(found.images).all() and torch.isfinite(found.losses).all()
 
 
+@pytest.mark.parametrize("arch", [arch for arch in EXAMPLES if arch.startswith("densenet40") or "-unpooled" in arch])
+@pytest.mark.parametrize("size", [16, 17, 18, 19, 31, 33, 64])
+def test_flattened_features_are_counted_at_every_side(arch, size):
+    with torch.device("meta"):
+        model = Classifier(dict(arch=arch, channels=1, size=size, classes=7, mean=[0.5], std=[0.25])).eval()
+        assert model(torch.rand(1, 1, size, size)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("channels, size", [(1, 16), (3, 17), (1, 30), (3, 63)])
+def test_an_irevnet_forgets_nothing(channels, size):
+    model = build_classifier("irevnet", channels=channels, size=size).double()
+    images = torch.rand(2, channels, size, size, generator=generator("irevnet"), dtype=torch.double)
+    with torch.no_grad():
+        planes = model.trunk[0](images)
+        assert planes.shape == (2, 512, -(-size // 4), -(-size // 4))
+        assert torch.allclose(model.trunk[0].inverse(planes), images, atol=1e-10)
+
+
 # Training
+
+
+@pytest.mark.parametrize("arch", FROM_PUBLIC_CODE)
+def test_the_networks_of_the_public_code_learn(digits, arch):
+    curve = train_classifier(digits, arch=arch, epochs=4, batch=16, lr=0.1).card["curve"]
+    assert curve[-1] < 0.95 * curve[0]
 
 
 def test_the_gradient_is_that_of_backward(digits):
