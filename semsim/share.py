@@ -9,7 +9,7 @@ __all__ = ['REVEALABLE', 'batchnorm_layers', 'with_batch_statistics', 'Client', 
 
 # %% ../nbs/12_share.ipynb #2b743f16
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -109,6 +109,15 @@ class SharedGradient:
     def model(self): return self.client.model
 
     def __len__(self): return len(next(iter(self.gradients.values())))
+
+    def take(self,
+             rows, # numbers of clients
+            ): # a SharedGradient
+        "What some of the clients sent."
+        rows = list(rows)
+        return replace(self, gradients={name: sent[rows] for name, sent in self.gradients.items()},
+                       labels=None if self.labels is None else self.labels.view(len(self), -1)[rows].flatten(),
+                       statistics=self.statistics and [layer[rows] for layer in self.statistics])
 
 # %% ../nbs/12_share.ipynb #e1f5173d
 def check_request(model, images, labels, reveal, batch, client, defender):
