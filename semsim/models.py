@@ -61,24 +61,23 @@ def small_stem(channels:int, # 1 or 3
 
 # %% ../nbs/02_models.ipynb #b96bf8a9
 def cifar_resnet_trunk(channels:int, # 1 or 3
-                       size:int, # image side in pixels
+                       size:int, # unused: one number is made of each plane, whatever its size
                        depth:float=20, # number of layers: 6n + 2, or 6n + 4
                        factor:float=1, # the first stage has 16 x factor channels
                        strides:tuple=(1, 2, 2), # of the three stages
-                       pool:type=nn.AdaptiveAvgPool2d, # what makes one number of a plane; nn.Identity keeps the plane
+                       pool:type=nn.AdaptiveAvgPool2d, # what makes one number of a plane
                       ) -> tuple: # (trunk, number of features)
     "The trunk of a ResNet for CIFAR."
     base = before = int(16 * factor)
     layers = [small_stem(channels, base), nn.BatchNorm2d(base), nn.ReLU()]
     for after, stride in zip((base, 2 * base, 4 * base), strides):
-        size = -(-size // stride)
         for step in (stride, *[1] * (int(depth - 2) // 6 - 1)):
             shortcut = None
             if step != 1 or before != after:
                 shortcut = nn.Sequential(nn.Conv2d(before, after, 1, step, bias=False), nn.BatchNorm2d(after))
             layers.append(BasicBlock(before, after, step, shortcut))
             before = after
-    return nn.Sequential(*layers, pool(1), nn.Flatten()), before * (size**2 if pool is nn.Identity else 1)
+    return nn.Sequential(*layers, pool(1), nn.Flatten()), before
 
 # %% ../nbs/02_models.ipynb #5ae8af1f
 def resnet_trunk(channels:int, # 1 or 3
@@ -276,9 +275,7 @@ ARCHITECTURES = { # pattern of a name, whose numbers are the trunk's arguments: 
         cifar_resnet_trunk, ["resnet20", "resnet20-4", "resnet20-10", "resnet32", "resnet32-10", "resnet44", "resnet56", "resnet110"], "He et al., 2016"),
     rf"resnet(20){FACTOR}-nostride": (partial(cifar_resnet_trunk, strides=(1, 1, 1)), ["resnet20-nostride"], "Geiping et al., 2020"),
     rf"resnet(20){FACTOR}-unpooled": (
-        partial(cifar_resnet_trunk, pool=nn.Identity), ["resnet20-unpooled", "resnet20-4-unpooled"], "after Geiping et al., 2020"),
-    rf"resnet(20){FACTOR}-maxpooled": (
-        partial(cifar_resnet_trunk, pool=nn.AdaptiveMaxPool2d), ["resnet20-maxpooled", "resnet20-4-maxpooled"], "Geiping et al., 2020"),
+        partial(cifar_resnet_trunk, pool=nn.AdaptiveMaxPool2d), ["resnet20-unpooled", "resnet20-4-unpooled"], "Geiping et al., 2020"),
     rf"resnet(28){FACTOR}": (cifar_resnet_trunk, ["resnet28-10"], "Zagoruyko and Komodakis, 2016"),
     r"resnet(18|34|50|101|152)": (resnet_trunk, ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"], "He et al., 2016"),
     r"mobilenetv2": (mobilenetv2_trunk, ["mobilenetv2"], "Sandler et al., 2018"),
