@@ -255,7 +255,7 @@ def check_compute(precision:str, device, compile:bool):
     if compile and not any(map(shutil.which, ("g++", "clang++"))): raise InputError("compile=True needs a C++ compiler, and neither g++ nor clang++ is on PATH; install one, or leave it out")
 
 # %% ../nbs/13_attack.ipynb #64d5ee75
-RECORD_FROM = 200 # steps that an attack must take for the recording to pay
+RECORD_FROM = 100 # steps from which on the recording pays
 
 def recorded(evaluate, # function of tensors and dictionaries of tensors, whose shapes never change
              compile:bool=False, # hand the record to `torch.compile`
@@ -363,6 +363,7 @@ class Slots:
         self.moments = {name: [torch.zeros_like(tensor), torch.zeros_like(tensor)] for name, tensor in self.found.items()}
         self.age = torch.zeros(width, dtype=torch.long, device=row["images"].device)
         self.best, self.stale = torch.full_like(self.age, torch.inf, dtype=torch.float32), torch.zeros_like(self.age)
+        self.latest = self.best.clone()
         self.task, self.kept = [None] * width, [{} for _ in range(width)]
 
     def busy(self): return [(slot, task) for slot, task in enumerate(self.task) if task]
@@ -376,7 +377,7 @@ class Slots:
         row, known = starting(self.task[slot])
         for wide, one in ((self.found, row), (self.known, known)): mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
         for moments in self.moments.values(): moments[0][slot], moments[1][slot] = 0, 0
-        self.age[slot], self.best[slot], self.stale[slot] = 0, torch.inf, 0
+        self.age[slot], self.best[slot], self.latest[slot], self.stale[slot] = 0, torch.inf, torch.inf, 0
 
 # %% ../nbs/13_attack.ipynb #4db03c67
 def keep(slots:Slots, ages):
@@ -415,7 +416,7 @@ def rates_of(attack:Attack) -> Tensor: # (steps,)
     return torch.tensor([attack.lr * 0.1 ** sum(fall <= step for fall in falls) for step in range(attack.steps)])
 
 # %% ../nbs/13_attack.ipynb #27056a19
-def judge(slots:Slots, # `best` and `stale` are changed in place
+def judge(slots:Slots, # `best`, `latest` and `stale` are changed in place
           derivatives:dict, # what is searched -> (W, *shape)
           distances:Tensor, # (W,)
           attack:Attack,
@@ -423,7 +424,7 @@ def judge(slots:Slots, # `best` and `stale` are changed in place
     "Which rows have ended, and which must begin again."
     better = distances < slots.best
     slots.stale = torch.where(better, 0, slots.stale + 1)
-    slots.best = torch.where(better, distances, slots.best).float()
+    slots.best, slots.latest = torch.where(better, distances, slots.best).float(), distances.float()
     finite = distances.isfinite()
     for derivative in derivatives.values(): finite &= derivative.flatten(1).isfinite().all(1)
     old = slots.age >= attack.steps
@@ -458,7 +459,7 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
             descend(slots, derivatives, attack, rates, bounds)
             for slot in ended + broken: slots.take(slot, waiting, starting)
     except KeyboardInterrupt:
-        stopped, results = True, results | {task[:2]: result_of(slots, slot, slots.best[slot].item()) for slot, task in slots.busy()}
+        stopped, results = True, results | {task[:2]: result_of(slots, slot, slots.latest[slot].item()) for slot, task in slots.busy()}
     return results, again, stopped
 
 # %% ../nbs/13_attack.ipynb #f94d9ca0

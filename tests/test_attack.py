@@ -1,6 +1,7 @@
 """The exported attack and defenses: what the attacker gets, what he can do with it, and what he cannot see."""
 
 import gc
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from types import FunctionType, ModuleType
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 
+import semsim.attack
 from semsim.attack import OBJECTIVES, PRESETS, PRIORS, invert
 from semsim.core import InputError, generator, to_tensor
 from semsim.data import load_dataset, pick
@@ -154,6 +156,44 @@ def test_a_row_does_not_depend_on_its_slot(clients):
 def test_widths_agree_in_double_precision(clients):
     narrow, wide = (invert(clients, width=width, steps=30, precision="float64") for width in (1, 8))
     assert (narrow.images - wide.images).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("attack, changes", [("inverting_gradients", {}), ("inversed-sim-out", {}), ("inverting_gradients", dict(restarts=2, patience=3))], ids=str)
+def test_recorded_steps_give_the_same_bits(clients, monkeypatch, attack, changes):
+    found = {}
+    for record_from in (1, 1_000_000):
+        monkeypatch.setattr(semsim.attack, "RECORD_FROM", record_from)
+        found[record_from] = invert(clients, attack, steps=8, width=4, **changes)
+    recorded, interpreted = found.values()
+    assert torch.equal(recorded.images, interpreted.images) and torch.equal(recorded.losses, interpreted.losses)
+
+
+def test_the_way_to_multiply_is_put_back(shared):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    invert(shared, precision="tf32", steps=1)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
+class Noting(Executor):
+    "An executor that notes what it is given."
+
+    def __init__(self):
+        self.calls = []
+
+    def submit(self, function, *arguments):
+        self.calls.append(arguments)
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@pytest.mark.parametrize("attack", ["inverting_gradients", "idlg"])
+def test_a_worker_is_given_its_own_clients_only(shared, attack):
+    executor, settings = Noting(), dict(width=4, steps=2, restarts=2)
+    spread = invert(shared, attack, executor=executor, **settings)
+    assert torch.equal(spread.images, invert(shared, attack, **settings).images)
+    width = 1 if attack == "idlg" else 4
+    assert len(executor.calls) == 12 // width and all(len(part) <= max(1, width // 2) for part, *_ in executor.calls)
 
 
 @pytest.mark.parametrize("optimizer", ["signed_adam", "adam", "sgd", "lbfgs"])
@@ -314,6 +354,14 @@ def test_bad_images_and_labels_are_refused(lenet, digits, change, said):
 @pytest.mark.parametrize("options", [dict(attack="deep_leakage"), dict(step=5), dict(steps=0), dict(restarts=0)], ids=str)
 def test_bad_settings_of_the_attack_are_refused(shared, options):
     with pytest.raises(InputError):
+        invert(shared, **options)
+
+
+@pytest.mark.parametrize("options, said", [(dict(compile=True), "needs a C\\+\\+ compiler"), (dict(device="cuda"), "finds no GPU"), (dict(precision="half"), "precision")], ids=str)
+def test_what_the_machine_lacks_is_said_before_any_work(shared, monkeypatch, options, said):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=said):
         invert(shared, **options)
 
 
