@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['noise_path', 'gradient_similarity', 'privacy_score', 'spectrum_score', 'accuracy_score', 'sample_policies',
-           'score_policy', 'search_policies', 'rank_policies']
+           'score_policy', 'search_policies', 'rank_policies', 'aligned_psnr']
 
 # %% ../nbs/14_policies.ipynb #48193402
 import pandas as pd
@@ -124,3 +124,17 @@ def rank_policies(table:pd.DataFrame, # columns policy, s_pri, s_pri_variance, s
     score = 0.7 * parts.s_pri + 0.3 * parts.s_pri_variance
     table = table.assign(score=score)[table.s_acc >= threshold].sort_values("score", ignore_index=True)
     return table[["policy", "s_pri", "s_pri_variance", "s_acc", "score"]]
+
+# %% ../nbs/14_policies.ipynb #92ca9d96
+def aligned_psnr(reconstructions:Tensor, # (B,C,H,W) in [0,1]
+                 originals:Tensor, # (B,C,H,W) in [0,1]
+                ) -> Tensor: # (B,) in dB, at least the plain PSNR; higher = more leakage
+    "PSNR after the shift that suits each image best, where the two overlap."
+    def errors(down, right): # of the reconstruction moved down and to the right
+        found, true = reconstructions, originals
+        for dim, by in ((-2, down), (-1, right)):
+            length = found.shape[dim] - abs(by)
+            found, true = found.narrow(dim, max(-by, 0), length), true.narrow(dim, max(by, 0), length)
+        return (found - true).square().mean((1, 2, 3))
+    reach = [range(-(side // 2), side // 2 + 1) for side in originals.shape[-2:]]
+    return -10 * torch.stack([errors(down, right) for down in reach[0] for right in reach[1]]).amin(0).log10()
