@@ -1,64 +1,68 @@
 """Speed of the attack engine against breaching 0.1.2, on one machine, in one run.
 
     python3 -m venv .venv/peer && .venv/peer/bin/pip install --editable . breaching==0.1.2
-    .venv/peer/bin/python benchmarks/attack.py
+    .venv/peer/bin/python benchmarks/attack.py --compile
 
-Both attack CIFAR-sized images with the same network, the same objective (cosine over all parameters plus total variation), signed
-Adam and single precision. Runs of the two are interleaved, and medians are compared. The peer attacks one image at a time: as its
-user runs it, one process with all threads, and for comparison by hand in one process a core, an image each. Ours attacks one image
-in one process with one thread, and 32 images in one process a core. The rates are image-iterations a second after the first step.
+Both attack 32-pixel crops of photographs, with the same network, cosine distance, total variation, signed Adam and single precision,
+and with the labels given. What is measured, and how to read it, is in README.md, whose tables this script writes.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from functools import cache
+from importlib.metadata import version
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# read when a process starts: all timed work is done in processes spawned from this one
+os.environ.update(OMP_WAIT_POLICY="passive", MALLOC_MMAP_THRESHOLD_="4000000000", MALLOC_TRIM_THRESHOLD_="8000000000")
 
 import torch
+from skimage import data
+from torch.nn.functional import cross_entropy, interpolate
 
 from semsim.attack import invert
 from semsim.core import generator
+from semsim.metrics import psnr
 from semsim.models import build_classifier
 from semsim.share import share_gradient
 
+HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))
-TV = 1e-4
+JUDGED = 4 # the peer attacks the first so many images, and on these the PSNR of both is taken
+STEPS, TV, STEP_SIZE = 300, 1e-4, 0.1 # our preset's, in pixels from 0 to 1, starting from uniform noise
+RATE_STEPS = {"lenet": 200, "resnet20": 30} # steps over which a rate is measured; 8 for other networks
+PUBLISHED_STEPS = {"lenet": 24_000, "resnet20": 4_800} # the peer's own number, and that of the attack's paper
+NAMES = {"lenet": "LeNetZhu", "resnet20": "ResNet20", "resnet20-4": "ResNet20-4", "convnet64": "ConvNet64"}
 
 
-def case(arch, images):
-    "A network, and gradients of random smooth images."
+# What both attack
+
+def photographs(images):
+    "Crops of four photographs in turn, (images,3,32,32) in [0,1]; repeated after 32."
+    crops = []
+    for photograph in (data.astronaut, data.coffee, data.chelsea, data.rocket):
+        pixels = torch.tensor(photograph()).permute(2, 0, 1)[None] / 255
+        strip = interpolate(pixels, scale_factor=128 / pixels.shape[-2], mode="bilinear", antialias=True)[0, :, 32:96, :128]
+        crops.append(strip.unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 0, 3, 4).flatten(0, 1))
+    crops = torch.stack(crops, 1).flatten(0, 1)
+    return crops[torch.arange(images) % len(crops)]
+
+
+def case(arch, rows):
+    "A network, some of the images, and their gradients."
     model = build_classifier(arch, init="torch" if arch == "lenet" else "")
-    small = torch.rand(images, 3, 8, 8, generator=generator("benchmark", arch))
-    pictures = torch.nn.functional.interpolate(small, size=32, mode="bicubic").clamp(0, 1)
-    return model, pictures, torch.arange(images) % 10
-
-
-def peer_seconds(arch, steps, threads):
-    "Seconds that breaching takes for one image."
-    import breaching
-
-    torch.set_num_threads(threads)
-    model, images, labels = case(arch, 1)
-    shared = share_gradient(model, images, labels)
-    attack = breaching.get_attack_config("invertinggradients")
-    attack.optim.max_iterations, attack.optim.callback, attack.regularization.total_variation.scale = steps, steps + 1, TV
-    mean, std = (tuple(getattr(model, name).flatten().tolist()) for name in ("mean", "std"))
-    metadata = SimpleNamespace(shape=(3, 32, 32), mean=mean, std=std, modality="vision", classes=10)
-    payload = [dict(parameters=[p.detach() for p in model.parameters()], buffers=list(model.buffers()), metadata=metadata)]
-    data = [dict(gradients=[rows[0] for rows in shared.gradients.values()], buffers=None,
-                 metadata=dict(num_data_points=1, labels=labels, local_hyperparams=None, num_users=1, data_key="inputs"))]
-    attacker = breaching.attacks.prepare_attack(Normalised(model), torch.nn.CrossEntropyLoss(), attack)
-    begin = time.perf_counter()
-    attacker.reconstruct(payload, data, server_secrets={})
-    return time.perf_counter() - begin
+    images, labels = photographs(max(rows) + 1)[rows], torch.tensor(rows) % 10
+    return model, images, share_gradient(model, images, labels)
 
 
 class Normalised(torch.nn.Module):
@@ -74,52 +78,279 @@ class Normalised(torch.nn.Module):
         return self.head(self.trunk(images))
 
 
-def our_seconds(arch, steps, threads, images, compile):
-    "Seconds that the engine takes for all images."
-    torch.set_num_threads(threads)
-    model, pictures, labels = case(arch, images)
-    shared = share_gradient(model, pictures, labels)
+def check_gradient(arch):
+    "Make sure that both sides see the same gradient of the same image."
+    model, images, shared = case(arch, [0])
+    loss = cross_entropy(Normalised(model)((images - model.mean) / model.std), shared.labels)
+    theirs = torch.cat([one.flatten() for one in torch.autograd.grad(loss, model.parameters())])
+    ours = torch.cat([rows[0].flatten() for rows in shared.gradients.values()])
+    assert (theirs - ours).norm() <= 1e-5 * ours.norm(), f"the gradients of {arch} differ"
+
+
+# One run of each side: (seconds, PSNR)
+
+def prepare(threads, precision="float32"):
+    "Threads, seed and precision of one run."
+    torch.set_num_threads(threads), torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@cache
+def published_attack():
+    "breaching's own settings of Inverting Gradients."
+    import breaching
+
+    return breaching.get_attack_config("invertinggradients")
+
+
+def peer_attack(model, settings, steps, device):
+    "breaching's Inverting Gradients, with its own settings or with ours in its units, which are the model's standard deviations."
+    import breaching
+
+    attack = deepcopy(published_attack())
+    attack.optim.max_iterations, attack.optim.callback = steps, steps + 1
+    if settings == "ours":
+        deviation = model.std[0].item()
+        attack.optim.step_size, attack.regularization.total_variation.scale = STEP_SIZE / deviation, TV * deviation
+    setup = dict(device=torch.device(device), dtype=torch.float)
+    return breaching.attacks.prepare_attack(Normalised(model), torch.nn.CrossEntropyLoss(), attack, setup)
+
+
+def peer_run(arch, rows, settings, steps, threads, device):
+    "breaching on one image after the other: seconds in all, and the PSNR of each."
+    prepare(threads)
+    model, images, shared = case(arch, rows)
+    mean, std = (tuple(getattr(model, name).flatten().tolist()) for name in ("mean", "std"))
+    metadata = SimpleNamespace(shape=images.shape[1:], mean=mean, std=std, modality="vision", classes=10)
+    payload = [dict(parameters=[p.detach() for p in model.parameters()], buffers=list(model.buffers()), metadata=metadata)]
+    attacker, found = peer_attack(model, settings, steps, device), []
+    starts = [(torch.rand(1, *images.shape[1:], generator=generator("start", row)) - model.mean) / model.std for row in rows]
     begin = time.perf_counter()
-    invert(shared, steps=steps, width=images, units="sigma", start="normal", priors=(("tv", TV),), compile=compile)
-    return time.perf_counter() - begin
+    for n, start in enumerate(starts):
+        known = dict(num_data_points=1, labels=shared.labels[n:n + 1].to(device), local_hyperparams=None, num_users=1, data_key="inputs")
+        gradients = [one[n].to(device) for one in shared.gradients.values()]
+        result, _ = attacker.reconstruct(payload, [dict(gradients=gradients, buffers=None, metadata=known)], server_secrets={},
+                                         initial_data=start if settings == "ours" else None)
+        found.append(result["data"].cpu())
+    seconds = time.perf_counter() - begin
+    return seconds, psnr(images, (model.mean + model.std * torch.cat(found)).clamp(0, 1)).tolist()
 
 
-def rate(function, arch, steps, *arguments):
-    "Steps a second, what happens before the first step left out; and the seconds before."
-    before = function(arch, 1, *arguments)
-    return (steps - 1) / (function(arch, steps, *arguments) - before), before
+def our_run(arch, rows, variant, steps, threads, device, snapshots=()):
+    "The engine on all images at once: seconds in all, and the PSNR of each at each snapshot."
+    prepare(threads, variant["precision"])
+    model, images, shared = case(arch, rows)
+    begin = time.perf_counter()
+    found = invert(shared, steps=steps, width=len(rows), units="pixel", start="uniform", priors=(("tv", TV),), lr=STEP_SIZE,
+                   snapshots=snapshots, device=device, compile=variant["compiled"], precision=variant["precision"],
+                   channels_last=variant["channels_last"])
+    return time.perf_counter() - begin, {step: psnr(images, kept).tolist() for step, kept in found.snapshots.items()}
 
 
-def together(pool, processes, *arguments):
-    "Steps a second of several processes at once, summed; and the longest time before the first step."
-    rates, befores = zip(*(future.result() for future in [pool.submit(rate, *arguments) for _ in range(processes)]))
-    return sum(rates), max(befores)
+# Several processes at once
+
+def together(workers, function, arch, parts, *arguments):
+    "A run on each part of the images, each part in a process of its own: the longest time, and what was found, part by part."
+    futures = [worker.submit(function, arch, part, *arguments) for worker, part in zip(workers, parts)]
+    seconds, found = zip(*(future.result() for future in futures))
+    return max(seconds), found
 
 
-def compare(arch, steps, rounds, compile):
-    "Medians over rounds: image-iterations a second of both, for one image and for many."
-    many, measured = 32 // CORES, []
-    with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
-        together(pool, CORES, our_seconds, arch, 2, 1, many, compile), together(pool, CORES, our_seconds, arch, 2, 1, 1, compile)  # imports, compilation
-        for _ in range(rounds):
-            measured.append(dict(
-                peer=together(pool, 1, peer_seconds, arch, steps, CORES)[0], peer_on_all_cores=together(pool, CORES, peer_seconds, arch, steps, 1)[0],
-                ours_1=together(pool, 1, our_seconds, arch, steps, 1, 1, compile)[0], ours_32=many * together(pool, CORES, our_seconds, arch, steps, 1, many, compile)[0]))
-    return {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+def spread(images, processes):
+    "Image numbers for each process."
+    return [list(range(first, images, processes)) for first in range(min(images, processes))]
+
+
+def rate(workers, function, arch, parts, setting, steps, threads, device):
+    "Image-iterations a second, what happens before the second step left out."
+    short, long = (together(workers, function, arch, parts, setting, count, threads, device)[0] for count in (1, steps))
+    return sum(map(len, parts)) * (steps - 1) / (long - short)
+
+
+def medians(rounds):
+    "The median of each number over rounds, all of which have the same names."
+    return {name: median(one[name] for one in rounds) for name in rounds[0]}
+
+
+# What is asked
+
+def compare_rates(workers, arch, variants, many, steps, options):
+    "Image-iterations a second of the peer, and of each of our variants."
+    run = lambda function, parts, setting, threads: rate(workers, function, arch, parts, setting, steps, threads, options.device)
+    one_each, peers, ours = [[row] for row in range(len(workers))], [], [[] for _ in variants]
+    for _ in range(options.rounds):
+        peers.append(dict(peer=run(peer_run, [[0]], "ours", CORES), peer_by_hand=run(peer_run, one_each, "ours", 1)))
+        for variant, rows in zip(variants, ours):
+            rows.append(dict(ours_1=run(our_run, [[0]], variant, 1), ours_many=run(our_run, many, variant, 1)))
+    peer = medians(peers)
+    return [variant | peer | medians(rows) for variant, rows in zip(variants, ours)]
+
+
+def judged_psnr(parts, found):
+    "The mean PSNR of the images that both sides attack."
+    return sum(value for rows, values in zip(parts, found) for row, value in zip(rows, values) if row < JUDGED) / JUDGED
+
+
+def our_race(workers, arch, variant, many, steps, device):
+    "Seconds for all our images until each snapshot, and the PSNR there; after one step, set-up is over."
+    snapshots = tuple(range(steps, 0, -max(1, steps // 60)))[::-1]
+    setup, _ = together(workers, our_run, arch, many, variant, 1, 1, device)
+    seconds, found = together(workers, our_run, arch, many, variant, steps, 1, device, snapshots)
+    return dict(setup=setup, seconds=seconds), {step: judged_psnr(many, [part[step] for part in found]) for step in snapshots}
+
+
+def first_reached(curve, goal):
+    "The first step at which the PSNR is no smaller than a goal, or None."
+    return next((step for step, value in curve.items() if value >= goal), None)
+
+
+def verdict(goal, seconds, curve, images):
+    "A goal, and what ours took to get there."
+    steps, step = max(curve), first_reached(curve, goal["peer_psnr"])
+    setup, searching = seconds["setup"] / images, (seconds["seconds"] - seconds["setup"]) / images
+    ours = None if step is None else setup + searching * (step - 1) / (steps - 1)
+    return goal | dict(our_steps=steps, our_psnr=curve[steps], step_reached=step, setup_seconds=setup, our_seconds=ours,
+                       ratio=ours and goal["peer_seconds"] / ours)
+
+
+def peer_by_hand(workers, arch, settings, steps, device):
+    "breaching in one process a core: seconds an image, and the mean PSNR."
+    parts = spread(ceil(JUDGED / len(workers)) * len(workers), len(workers)) # all processes have as much to do
+    seconds, found = together(workers, peer_run, arch, parts, settings, steps, 1, device)
+    return seconds / sum(map(len, parts)), judged_psnr(parts, found)
+
+
+def compare_races(workers, arch, variants, many, rate, options):
+    "Seconds an image until the peer's final PSNR, with our settings and with those that the peer was published with."
+    steps, device, images = options.cap(STEPS), options.device, sum(map(len, many))
+    peers, ours = [], [[] for _ in variants]
+    for _ in range(options.race_rounds):
+        seconds, found = together(workers, peer_run, arch, [list(range(JUDGED))], "ours", steps, CORES, device)
+        by_hand, _ = peer_by_hand(workers, arch, "ours", steps, device)
+        peers.append(dict(peer_psnr=sum(found[0]) / JUDGED, peer_seconds=seconds / JUDGED, peer_seconds_by_hand=by_hand))
+        for variant, runs in zip(variants, ours):
+            runs.append(our_race(workers, arch, variant, many, steps, device))
+    goals = [dict(settings="ours", peer_steps=steps, **medians(peers))]
+    if arch in options.published:
+        count = options.cap(PUBLISHED_STEPS[arch])
+        by_hand, final = peer_by_hand(workers, arch, "published", count, device)
+        goals.append(dict(settings="published", peer_steps=count, peer_psnr=final, peer_seconds=count / rate, peer_seconds_by_hand=by_hand))
+    return [variant | verdict(goal, medians([seconds for seconds, _ in runs]), runs[-1][1], images)
+            for goal in goals for variant, runs in zip(variants, ours)]
+
+
+def compare(workers, arch, variants, options):
+    "All rows of one network."
+    many = spread(options.width, len(workers))
+    workers[0].submit(check_gradient, arch).result()
+    firsts = []
+    for variant in variants: # imports and compilation, which are not timed below
+        firsts.append(sum(together(workers, our_run, arch, parts, variant, 2, 1, options.device)[0] for parts in (many, [[0]])))
+    peer_by_hand(workers, arch, "ours", 2, options.device)
+    rates = compare_rates(workers, arch, variants, many, options.cap(RATE_STEPS.get(arch, 8)), options)
+    rates = [dict(network=arch, **row, first_seconds=first, ratio_1=row["ours_1"] / row["peer"], ratio_many=row["ours_many"] / row["peer"],
+                  ratio_many_by_hand=row["ours_many"] / row["peer_by_hand"]) for row, first in zip(rates, firsts)]
+    races = compare_races(workers, arch, variants, many, rates[0]["peer"], options) if arch in options.races else []
+    return rates, [dict(network=arch, **row) for row in races]
+
+
+# What is written
+
+def machine(device):
+    "What the numbers were measured on."
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")] or [platform.processor()]
+    gpu = dict(gpu=torch.cuda.get_device_name()) if device == "cuda" else {}
+    return dict(cpu=models[0], cores=CORES, **gpu, system=platform.machine(), python=platform.python_version(), torch=torch.__version__,
+                breaching=version("breaching"))
+
+
+def number(value, form="{:.3g}"):
+    "A number for a table, or a dash for none."
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else form.format(value)
+
+
+def named(row):
+    "A network and how ours computed."
+    extras = {"compiled": row["compiled"], "channels last": row["channels_last"], "TF32": row["precision"] == "tf32"}
+    return ", ".join([NAMES.get(row["network"], row["network"]), *(word for word, said in extras.items() if said)])
+
+
+def markdown(heads, rows):
+    "A table."
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in [heads, ["---"] * len(heads), *rows])
+
+
+def report(result):
+    "The tables of one JSON file."
+    where, many = result["machine"], result["images"]
+    rates = [[named(row), *(number(row[name]) for name in ("peer", "peer_by_hand", "ours_1", "ours_many")),
+              *(number(row[name], "{:.2f}") for name in ("ratio_1", "ratio_many", "ratio_many_by_hand"))] for row in result["rates"]]
+    races = [[named(row), f"{row['settings']}, {row['peer_steps']:,} steps", number(row["peer_psnr"], "{:.2f}"), number(row["our_psnr"], "{:.2f}"),
+              number(row["step_reached"], "{:d}"), *(number(row[name]) for name in ("peer_seconds", "peer_seconds_by_hand", "our_seconds")),
+              number(row["ratio"], "{:.2f}")] for row in result["races"]]
+    heads = ["network", "breaching", "breaching, by hand", "semsim, 1 image", f"semsim, {many} images", "ratio, 1 image", f"ratio, {many} images",
+             f"ratio, {many} images, by hand"]
+    race_heads = ["network", "breaching's settings", "its PSNR, dB", "our final PSNR, dB", "our step there", "breaching, s an image",
+                  "by hand, s an image", "semsim, s an image", "ratio"]
+    return "\n\n".join([
+        f"{where.get('gpu', where['cpu'])}, {where['cores']} cores, Python {where['python']}, PyTorch {where['torch']}, "
+        f"breaching {where['breaching']}; medians of {result['rounds']} rounds of rates, {result['race_rounds']} of seconds.",
+        "Image-iterations a second:", markdown(heads, rates),
+        "Seconds an image until breaching's final PSNR:", markdown(race_heads, races)])
+
+
+def write_tables():
+    "Put the tables of all JSON files here into README.md."
+    tables = "\n\n".join(report(json.loads(path.read_text())) for path in sorted(HERE.glob("attack*.json")))
+    readme = HERE / "README.md"
+    readme.write_text(re.sub(r"(?s)(<!-- attack.py -->\n).*(<!-- end -->)", lambda found: f"{found[1]}\n{tables}\n\n{found[2]}", readme.read_text()))
+
+
+def parse_options():
+    "The command line."
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NAMES))
+    parser.add_argument("--races", nargs="*", default=["lenet", "resnet20"], help="networks whose seconds to a PSNR are measured")
+    parser.add_argument("--published", nargs="*", default=list(PUBLISHED_STEPS), choices=PUBLISHED_STEPS,
+                        help="those of them that are measured against published settings too")
+    parser.add_argument("--rounds", type=int, default=5, help="of the rates")
+    parser.add_argument("--race-rounds", type=int, default=3, help="of the seconds to a PSNR")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--width", type=int, help="images that ours attacks at once; 32, or 256 on a GPU")
+    parser.add_argument("--steps", type=int, help="no more steps than this, to try the script")
+    parser.add_argument("--table", action="store_true", help="only write README.md's tables again")
+    options = parser.parse_args()
+    options.width = options.width or (256 if options.device == "cuda" else 32)
+    options.cap = lambda count: min(count, options.steps or count)
+    return options
+
+
+def variants_of(options):
+    "How ours computes."
+    plain = dict(compiled=False, precision="float32", channels_last=False)
+    kinds = [plain] + [plain | dict(compiled=True)] * options.compile
+    faster = [plain | dict(channels_last=True), plain | dict(channels_last=True, precision="tf32")]
+    return kinds + faster * (options.device == "cuda")
+
+
+def main(options):
+    "Measure, network by network."
+    workers = [ProcessPoolExecutor(1, get_context("spawn")) for _ in range(1 if options.device == "cuda" else CORES)]
+    result = dict(machine=machine(options.device), rounds=options.rounds, race_rounds=options.race_rounds, images=options.width,
+                  judged=JUDGED, rates=[], races=[])
+    for arch in options.networks:
+        rates, races = compare(workers, arch, variants_of(options), options)
+        result["rates"] += rates
+        result["races"] += races
+        print(*map(json.dumps, rates + races), sep="\n", flush=True)
+        (HERE / ("attack_cuda.json" if options.device == "cuda" else "attack.json")).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--networks", nargs="+", default=["lenet", "resnet20", "resnet20-4", "convnet64"])
-    parser.add_argument("--compile", action="store_true", help="use torch.compile; needs a C++ compiler")
-    options = parser.parse_args()
-    rows = []
-    for arch in options.networks:
-        row = compare(arch, {"lenet": 200, "resnet20": 30}.get(arch, 8), options.rounds, options.compile)
-        rows.append(dict(network=arch, compiled=options.compile, **row, ratio_1=row["ours_1"] / row["peer"], ratio_32=row["ours_32"] / row["peer"],
-                         ratio_32_to_peer_on_all_cores=row["ours_32"] / row["peer_on_all_cores"]))
-        print(json.dumps(rows[-1]), flush=True)
-    machine = dict(machine=platform.machine(), cores=CORES, python=platform.python_version(), torch=torch.__version__)
-    written = Path(__file__).with_name(f"attack{'_compiled' if options.compile else ''}.json")
-    written.write_text(json.dumps(dict(machine=machine, rounds=options.rounds, rows=rows), indent=1) + "\n")
+    options = parse_options()
+    if not options.table:
+        main(options)
+    write_tables()
