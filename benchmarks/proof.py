@@ -8,16 +8,11 @@ is not computed again while it is there; `--small` takes few images and steps, t
 
 import argparse
 import json
-import os
 import platform
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# glibc would give large blocks back to the system after every step, and ask for them again: a fifth of all time.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32)), os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 
 import pandas as pd
 import torch
@@ -177,8 +172,14 @@ def defenses_tasks(budget):
     return [(defense,) for defense in ("", "prune_70", "prune_95", "gaussian_1e-3", "gaussian_1e-2", "laplace_1e-3", "laplace_1e-2", "dpsgd_1_0.1")]
 
 
-TABLES = {name: (globals()[f"{name}_of"], globals()[f"{name}_tasks"])
-          for name in ("dlg", "inverting_gradients", "trained_untrained", "policies", "defenses", "labels")}
+TABLES = {  # name: (what one task computes, the tasks)
+    "dlg": (dlg_of, dlg_tasks),
+    "inverting_gradients": (inverting_gradients_of, inverting_gradients_tasks),
+    "trained_untrained": (trained_untrained_of, trained_untrained_tasks),
+    "policies": (policies_of, policies_tasks),
+    "defenses": (defenses_of, defenses_tasks),
+    "labels": (labels_of, labels_tasks),
+}
 
 
 def run(name, folder, budget, task):
