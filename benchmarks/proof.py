@@ -30,7 +30,7 @@ from semsim.share import infer_labels, label_accuracy, share_gradient
 from semsim.study import workers
 from semsim.train import train_classifier
 
-PICTURES = ("astronaut", "cat", "coffee", "rocket", "camera", "immunohistochemistry", "retina", "colorwheel", "hubble_deep_field", "brick")
+PICTURES = ("astronaut", "cat", "coffee", "rocket", "camera", "immunohistochemistry", "retina", "coins", "hubble_deep_field", "brick")
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,17 @@ class Budget:
     seeds: int = 5  # of untrained weights
     steps: int = 600  # of Inverting Gradients on LeNet
     starts: int = 10  # photographs, weights and starts of DLG
-    outer: int = 300  # steps of L-BFGS
+    outer: int = 150  # steps of L-BFGS
     few: int = 16  # photographs attacked in each defended model
+    few_steps: int = 300  # of Inverting Gradients there
+    few_epochs: int = 20  # of its training
     deep: int = 16  # photographs attacked in ResNet20
     deep_steps: int = 300  # of Inverting Gradients on ResNet20
     epochs: int = 40  # of LeNet's training
     deep_epochs: int = 8  # of ResNet20's
 
 
-SMALL = Budget(images=4, seeds=2, steps=40, starts=2, outer=4, few=4, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
+SMALL = Budget(images=4, seeds=2, steps=40, starts=2, outer=4, few=4, few_steps=40, few_epochs=1, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
 
 
 def psnr(reconstructions, originals):
@@ -98,8 +100,9 @@ def labels_tasks(budget):
 def dlg_of(folder, budget, number, attack, init):
     "Deep Leakage from Gradients on one photograph, one start."
     image = photograph(PICTURES[number])
-    model = build_classifier("lenet", init=init, seed=number)
-    found = invert(share_gradient(model, image, torch.tensor([number]), reveal=["batch_size"]), attack, seed=number, steps=budget.outer)
+    model = build_classifier("lenet", mean=[0.0] * 3, std=[1.0] * 3, init=init, seed=number)  # pixels as they are, as in the paper
+    shared = share_gradient(model, image, torch.tensor([number]), reveal=["batch_size"])
+    found = invert(shared, attack, seed=number, steps=budget.outer, precision="float64")
     row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(found.images, image)[0],
                label_right=found.labels.item() == number, distance=found.losses.item(), steps=found.card["steps_taken"][0])
     return [row | dict(pixels=found.images[0].mul(255).round().int().flatten().tolist())]
@@ -140,11 +143,11 @@ def trained_untrained_tasks(budget):
 def policies_of(folder, budget, policy):
     "An attack on transformed and on plain images; against what was sent, the original, and the original after the best shift."
     chosen = pick(load_dataset(folder).test, budget.few)
-    model = trained(folder, "lenet", budget.epochs, policy=policy)
+    model = trained(folder, "lenet", budget.few_epochs, policy=policy)
     transformed = training_input(chosen.images, "none", policy, generator("sent", policy))
     rows = []
     for sent, images in (("transformed", transformed), ("plain", chosen.images)):
-        found = attacked(model, images, chosen.labels, budget.steps)
+        found = attacked(model, images, chosen.labels, budget.few_steps)
         for shown, pictures in (("reconstruction", found), ("what was sent", images), ("another image's reconstruction", found.roll(1, 0))):
             columns = dict(against_sent=psnr(pictures, images), against_original=psnr(pictures, chosen.images),
                            aligned=aligned_psnr(pictures, chosen.images).tolist())
@@ -161,8 +164,8 @@ def defenses_of(folder, budget, defense):
     "What a gradient defence costs and what it hides, at training, at sharing and at both."
     chosen, rows = pick(load_dataset(folder).test, budget.few), []
     for where in ("training", "sharing", "both") if defense else ("nowhere",):
-        model = trained(folder, "lenet", budget.epochs, defense="" if where == "sharing" else defense)
-        found = attacked(model, chosen.images, chosen.labels, budget.steps, defense=defense if where in ("sharing", "both") else "")
+        model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
+        found = attacked(model, chosen.images, chosen.labels, budget.few_steps, defense=defense if where in ("sharing", "both") else "")
         scores = score(chosen.images, found, ["psnr", "lpips[alex]"])
         rows += [dict(defense=defense or "none", where=where, accuracy=model.card["accuracy"], image=n, **row) for n, row in scores.iterrows()]
     return rows
