@@ -41,7 +41,7 @@ class Budget:
     seeds: int = 5  # of untrained weights
     steps: int = 600  # of Inverting Gradients on LeNet
     starts: int = 10  # photographs, weights and starts of DLG
-    outer: int = 150  # steps of L-BFGS
+    outer: int = 120  # steps of L-BFGS
     few: int = 16  # photographs attacked in each defended model
     few_steps: int = 300  # of Inverting Gradients there
     few_epochs: int = 20  # of its training
@@ -51,7 +51,7 @@ class Budget:
     deep_epochs: int = 8  # of ResNet20's
 
 
-SMALL = Budget(images=4, seeds=2, steps=40, starts=2, outer=4, few=4, few_steps=40, few_epochs=1, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
+SMALL = Budget(images=8, seeds=2, steps=40, starts=2, outer=4, few=4, few_steps=40, few_epochs=1, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
 
 
 def psnr(reconstructions, originals):
@@ -84,10 +84,12 @@ def photograph(name, side=32):
 
 def labels_of(folder, budget, arch, training):
     "Labels read off gradients: the share that is right."
-    chosen = pick(load_dataset(folder).test, budget.images)
-    model = trained(folder, arch, budget.epochs) if training == "trained" else build_classifier(arch)
+    test = load_dataset(folder).test
+    count = budget.images - budget.images % 8
+    chosen = test.take(torch.randperm(len(test), generator=generator("labels"))[:count].tolist())  # so that batches repeat classes
+    model = trained(folder, arch, budget.few_epochs) if training == "trained" else build_classifier(arch)
     rows = []
-    for batch, rule in product((1, 2, 4), ("bias", "rows")):
+    for batch, rule in product((1, 2, 4, 8), ("bias", "rows")):
         found = infer_labels(share_gradient(model, chosen.images, chosen.labels, reveal=["batch_size"], batch=batch), rule)
         rows.append(dict(arch=arch, training=training, batch=batch, rule=rule, n=len(chosen), right=label_accuracy(found, chosen.labels, batch)))
     return rows

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PRIORS', 'GEIPING', 'ZHU', 'ZHAO', 'CODE', 'published', 'PRESETS', 'PRECISIONS', 'RECORD_FROM',
-           'OPTIMIZERS', 'squared_distance', 'absolute_distance', 'cosine_distance', 'mean_cosine_distance',
-           'layer_cosine_distance', 'output_cosine_distance', 'layer_weights', 'total_variation',
-           'isotropic_total_variation', 'mean_square', 'Attack', 'scale_of', 'attacker_objective', 'start_of',
-           'known_of', 'mapped', 'AffineBatchNorm', 'prepared', 'multiplying', 'check_compute', 'recorded', 'copy_of',
-           'search_lbfgs', 'adam', 'sgd', 'median_filter', 'activations', 'row_bytes', 'choose_width', 'Slots', 'keep',
-           'result_of', 'descend', 'rates_of', 'judge', 'search_rows', 'Reconstructions', 'settings_of', 'check_shared',
-           'invert', 'seen_by', 'problem_of', 'search_vectorised', 'search_lbfgs_rows', 'gather']
+           'LBFGS_START', 'OPTIMIZERS', 'squared_distance', 'absolute_distance', 'cosine_distance',
+           'mean_cosine_distance', 'layer_cosine_distance', 'output_cosine_distance', 'layer_weights',
+           'total_variation', 'isotropic_total_variation', 'mean_square', 'Attack', 'scale_of', 'attacker_objective',
+           'start_of', 'known_of', 'mapped', 'AffineBatchNorm', 'prepared', 'multiplying', 'check_compute', 'recorded',
+           'copy_of', 'search_lbfgs', 'adam', 'sgd', 'median_filter', 'activations', 'row_bytes', 'choose_width',
+           'Slots', 'keep', 'result_of', 'descend', 'rates_of', 'judge', 'search_rows', 'Reconstructions',
+           'settings_of', 'check_shared', 'invert', 'seen_by', 'problem_of', 'search_vectorised', 'search_lbfgs_rows',
+           'gather']
 
 # %% ../nbs/13_attack.ipynb #558c8fab
 import shutil
@@ -276,6 +277,8 @@ def copy_of(found:dict) -> dict: # the same, with no history
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 # %% ../nbs/13_attack.ipynb #4c84da72
+LBFGS_START = 1e6 # value of the scaled objective at the start
+
 def search_lbfgs(evaluate, # function (found, known) -> (derivatives, (objective, distance))
                  found:dict, # the start
                  known:dict, # of one client
@@ -285,18 +288,20 @@ def search_lbfgs(evaluate, # function (found, known) -> (derivatives, (objective
     "Search for one client's images by L-BFGS with strong Wolfe line search."
     found = {name: tensor.clone().requires_grad_() for name, tensor in found.items()}
     optimizer = torch.optim.LBFGS(list(found.values()), lr=attack.lr, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0)
+    _, (first, _) = evaluate(copy_of(found), known)
+    factor = LBFGS_START / first.item() if first > 0 else 1.0
     def closure():
         derivatives, (value, closure.distance) = evaluate({name: tensor.detach() for name, tensor in found.items()}, known)
-        for name, tensor in found.items(): tensor.grad = derivatives[name]
-        return value
+        for name, tensor in found.items(): tensor.grad = factor * derivatives[name]
+        return factor * value
     best, distance, kept, stale = copy_of(found), float("inf"), {}, 0
     for step in range(attack.steps):
         optimizer.step(closure)
         closure()
         if 1 + step in snapshots: kept[1 + step] = copy_of(found)["images"]
-        if closure.distance < distance: best, distance, stale = copy_of(found), closure.distance.item(), 0
-        else: stale += 1
-        if stale > 1 or distance < 1e-12: break
+        stale = 0 if closure.distance < 0.999 * distance else stale + 1
+        if closure.distance < distance: best, distance = copy_of(found), closure.distance.item()
+        if stale > 2 or distance == 0: break
     return dict(found=best, distance=distance, steps=step + 1, snapshots=kept)
 
 # %% ../nbs/13_attack.ipynb #08f68763
