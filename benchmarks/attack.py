@@ -23,9 +23,6 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-# read when a process starts: all timed work is done in processes spawned from this one
-os.environ.update(OMP_WAIT_POLICY="passive", MALLOC_MMAP_THRESHOLD_="4000000000", MALLOC_TRIM_THRESHOLD_="8000000000")
-
 import torch
 from skimage import data
 from torch.nn.functional import cross_entropy, interpolate
@@ -36,6 +33,9 @@ from semsim.core import generator
 from semsim.metrics import psnr
 from semsim.models import build_classifier
 from semsim.share import share_gradient
+from semsim.study import WORKER_SETTINGS
+
+os.environ.update(WORKER_SETTINGS)  # for the processes spawned from this one, which do all timed work
 
 HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))

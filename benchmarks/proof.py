@@ -23,7 +23,7 @@ from semsim.attack import invert
 from semsim.core import atomic_path, generator, to_pil, to_tensor, write_table
 from semsim.data import load_dataset, pick
 from semsim.defenses import training_input
-from semsim.metrics import score
+from semsim.metrics import psnr, score
 from semsim.models import build_classifier
 from semsim.policies import aligned_psnr
 from semsim.share import infer_labels, label_accuracy, share_gradient
@@ -52,11 +52,6 @@ class Budget:
 
 
 SMALL = Budget(images=8, seeds=2, steps=40, starts=2, outer=4, few=4, few_steps=40, few_epochs=1, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
-
-
-def psnr(reconstructions, originals):
-    "Peak signal-to-noise ratio of each pair, in dB."
-    return score(originals, reconstructions, ["psnr"]).psnr.tolist()
 
 
 def attacked(model, images, labels, steps, seed=0, **options):
@@ -107,7 +102,7 @@ def dlg_of(folder, budget, number, attack, init):
     model = build_classifier("lenet", mean=[0.0] * 3, std=[1.0] * 3, init=init, seed=number)  # pixels as they are, as in the paper
     shared = share_gradient(model, image, torch.tensor([number]), reveal=["batch_size"])
     found = invert(shared, attack, seed=number, steps=budget.outer, precision="float64")
-    row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(found.images, image)[0],
+    row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(image, found.images).item(),
                label_right=found.labels.item() == number, distance=found.losses.item(), steps=found.card["steps_taken"][0])
     return [row | dict(pixels=found.images[0].mul(255).round().int().flatten().tolist())]
 
@@ -122,7 +117,7 @@ def inverting_gradients_of(folder, budget, seed):
     chosen = pick(data.test, budget.images)
     found = attacked(build_classifier("lenet", init="torch", seed=seed), chosen.images, chosen.labels, budget.steps, seed)
     guesses = {"grey": torch.full_like(found, 0.5), "mean image": data.train.images.mean(0).expand_as(found)}
-    columns = {"reconstruction": psnr(found, chosen.images)} | {name: psnr(guess, chosen.images) for name, guess in guesses.items()}
+    columns = {"reconstruction": psnr(chosen.images, found).tolist()} | {name: psnr(chosen.images, guess).tolist() for name, guess in guesses.items()}
     return [dict(seed=seed, image=n, **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
 
 
@@ -136,7 +131,7 @@ def trained_untrained_of(folder, budget, arch, training):
     chosen = pick(load_dataset(folder).test, count)
     if training == "trained": model = trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs)
     else: model = build_classifier(arch, init="" if arch == "resnet20" else "torch")
-    values = psnr(attacked(model, chosen.images, chosen.labels, steps), chosen.images)
+    values = psnr(chosen.images, attacked(model, chosen.images, chosen.labels, steps)).tolist()
     return [dict(arch=arch, training=training, accuracy=model.card.get("accuracy"), image=n, psnr=value) for n, value in enumerate(values)]
 
 
@@ -153,7 +148,7 @@ def policies_of(folder, budget, policy):
     for sent, images in (("transformed", transformed), ("plain", chosen.images)):
         found = attacked(model, images, chosen.labels, budget.few_steps)
         for shown, pictures in (("reconstruction", found), ("what was sent", images), ("another image's reconstruction", found.roll(1, 0))):
-            columns = dict(against_sent=psnr(pictures, images), against_original=psnr(pictures, chosen.images),
+            columns = dict(against_sent=psnr(images, pictures).tolist(), against_original=psnr(chosen.images, pictures).tolist(),
                            aligned=aligned_psnr(pictures, chosen.images).tolist())
             rows += [dict(policy=policy or "none", accuracy=model.card["accuracy"], sent=sent, shown=shown, image=n,
                           **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
