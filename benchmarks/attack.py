@@ -21,27 +21,27 @@ from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 from skimage import data
 from torch.nn.functional import cross_entropy, interpolate
 
 import semsim.attack
-from semsim.attack import invert
+from semsim.attack import invert, recorded
 from semsim.core import generator
 from semsim.metrics import psnr
 from semsim.models import build_classifier
 from semsim.share import share_gradient
 from semsim.study import WORKER_SETTINGS
 
-os.environ.update(WORKER_SETTINGS)  # for the processes spawned from this one, which do all timed work
-
 HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))
 JUDGED = 4 # the peer attacks the first so many images, and on these the PSNR of both is taken
 STEPS, TV, STEP_SIZE = 300, 1e-4, 0.1 # our preset's, in pixels from 0 to 1, starting from uniform noise
-RATE_STEPS = {"lenet": 800, "resnet20": 60} # steps over which a rate is measured; 10 for other networks
+RATE_STEPS = {"lenet": 400, "resnet20": 40, "resnet20-4": 16} # steps over which a rate is measured; 10 for other networks
 PUBLISHED_STEPS = 4_800 # of the attack's paper; the peer's own number is 24,000
 NAMES = {"lenet": "LeNetZhu", "resnet20": "ResNet20", "resnet20-4": "ResNet20-4", "convnet64": "ConvNet64"}
 
@@ -88,7 +88,7 @@ def check_gradient(arch):
     assert (theirs - ours).norm() <= 1e-5 * ours.norm(), f"the gradients of {arch} differ"
 
 
-# One run of each side: (seconds, PSNR)
+# One run of each side
 
 def prepare(threads, precision="float32"):
     "Threads, seed and precision of one run."
@@ -138,25 +138,46 @@ def peer_run(arch, rows, settings, steps, threads, device):
     return seconds, psnr(images, (model.mean + model.std * torch.cat(found)).clamp(0, 1)).tolist()
 
 
+def stamped(evaluate, compile, device, stamps):
+    "The engine's `recorded`, which also notes when each evaluation is over."
+    replay = recorded(evaluate, compile)
+    def timed(*inputs):
+        found = replay(*inputs)
+        if device == "cuda": torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+        return found
+    return timed
+
+
 def our_run(arch, rows, variant, steps, threads, device, snapshots=()):
-    "The engine on all images at once: seconds in all, and the PSNR of each at each snapshot."
+    "The engine on all images at once: seconds in all, seconds after the first evaluation, and the PSNR of each image at each snapshot."
     prepare(threads, variant["precision"])
-    semsim.attack.RECORD_FROM = 1 # so that few steps are computed as many would be
+    semsim.attack.RECORD_FROM, stamps = 1, [] # so that few steps are computed as many would be
+    semsim.attack.recorded = lambda evaluate, compile: stamped(evaluate, compile, device, stamps)
     model, images, shared = case(arch, rows)
     begin = time.perf_counter()
     found = invert(shared, steps=steps, width=len(rows), units="pixel", start="uniform", priors=(("tv", TV),), lr=STEP_SIZE,
                    snapshots=snapshots, device=device, compile=variant["compiled"], precision=variant["precision"],
                    channels_last=variant["channels_last"])
-    return time.perf_counter() - begin, {step: psnr(images, kept).tolist() for step, kept in found.snapshots.items()}
+    end = time.perf_counter()
+    return end - begin, end - stamps[0], {step: psnr(images, kept).tolist() for step, kept in found.snapshots.items()}
 
 
 # Several processes at once
 
+def processes(count, settings=None):
+    "Processes that do timed work, all started with these settings in their environment."
+    workers = [ProcessPoolExecutor(1, get_context("spawn")) for _ in range(count)]
+    with patch.dict(os.environ, settings or {}):
+        [worker.submit(int).result() for worker in workers]
+    return workers
+
+
 def together(workers, function, arch, parts, *arguments):
-    "A run on each part of the images, each part in a process of its own: the longest time, and what was found, part by part."
+    "A run on each part of the images, each part in a process of its own: the longest of each time, and what was found, part by part."
     futures = [worker.submit(function, arch, part, *arguments) for worker, part in zip(workers, parts)]
-    seconds, found = zip(*(future.result() for future in futures))
-    return max(seconds), found
+    *seconds, found = zip(*(future.result() for future in futures))
+    return *map(max, seconds), found
 
 
 def spread(images, processes):
@@ -164,29 +185,36 @@ def spread(images, processes):
     return [list(range(first, images, processes)) for first in range(min(images, processes))]
 
 
-def rate(workers, function, arch, parts, setting, steps, threads, device):
-    "Image-iterations a second, what happens before the second step left out."
-    short, long = (together(workers, function, arch, parts, setting, count, threads, device)[0] for count in (1, steps))
+def peer_rate(workers, arch, parts, steps, threads, device):
+    "Image-iterations a second of the peer, what a run of one step takes left out."
+    short, long = (together(workers, peer_run, arch, parts, "ours", count, threads, device)[0] for count in (1, steps))
     return sum(map(len, parts)) * (steps - 1) / (long - short)
 
 
+def our_rate(workers, arch, parts, variant, steps, device):
+    "Image-iterations a second of the engine after the first step, which records."
+    _, seconds, _ = together(workers, our_run, arch, parts, variant, steps, 1, device)
+    return sum(map(len, parts)) * (steps - 1) / seconds
+
+
 def medians(rounds):
-    "The median of each number over rounds, all of which have the same names."
-    return {name: median(one[name] for one in rounds) for name in rounds[0]}
+    "The median over rounds of each number; of ratios too, each taken within its round, as the machine's speed changes between rounds."
+    return {name: None if value is None else median(one[name] for one in rounds) for name, value in rounds[0].items()}
 
 
 # What is asked
 
-def compare_rates(workers, arch, variants, many, steps, options):
+def compare_rates(teams, arch, variants, many, steps, options):
     "Image-iterations a second of the peer, and of each of our variants."
-    run = lambda function, parts, setting, threads: rate(workers, function, arch, parts, setting, steps, threads, options.device)
-    one_each, peers, ours = [[row] for row in range(len(workers))], [], [[] for _ in variants]
+    theirs = lambda parts, threads: peer_rate(teams["peer"], arch, parts, steps, threads, options.device)
+    one_each, rounds = [[row] for row in range(len(many))], [[] for _ in variants]
     for _ in range(options.rounds):
-        peers.append(dict(peer=run(peer_run, [[0]], "ours", CORES), peer_by_hand=run(peer_run, one_each, "ours", 1)))
-        for variant, rows in zip(variants, ours):
-            rows.append(dict(ours_1=run(our_run, [[0]], variant, 1), ours_many=run(our_run, many, variant, 1)))
-    peer = medians(peers)
-    return [variant | peer | medians(rows) for variant, rows in zip(variants, ours)]
+        peer, by_hand = theirs([[0]], CORES), theirs(one_each, 1)
+        for variant, rows in zip(variants, rounds):
+            one, all_of_them = (our_rate(teams["ours"], arch, parts, variant, steps, options.device) for parts in ([[0]], many))
+            rows.append(dict(peer=peer, peer_by_hand=by_hand, ours_1=one, ours_many=all_of_them, ratio_1=one / peer,
+                             ratio_many=all_of_them / peer, ratio_many_by_hand=all_of_them / by_hand))
+    return [variant | medians(rows) for variant, rows in zip(variants, rounds)]
 
 
 def judged_psnr(parts, found):
@@ -195,25 +223,19 @@ def judged_psnr(parts, found):
 
 
 def our_race(workers, arch, variant, many, steps, device):
-    "Seconds for all our images until each snapshot, and the PSNR there; after one step, set-up is over."
-    snapshots = tuple(range(steps, 0, -max(1, steps // 60)))[::-1]
-    setup, _ = together(workers, our_run, arch, many, variant, 1, 1, device)
-    seconds, found = together(workers, our_run, arch, many, variant, steps, 1, device, snapshots)
-    return dict(setup=setup, seconds=seconds), {step: judged_psnr(many, [part[step] for part in found]) for step in snapshots}
+    "Seconds an image for set-up and for the steps after the first, and the PSNR at each snapshot."
+    snapshots, images = tuple(range(steps, 0, -max(1, steps // 60)))[::-1], sum(map(len, many))
+    seconds, searching, found = together(workers, our_run, arch, many, variant, steps, 1, device, snapshots)
+    curve = {step: judged_psnr(many, [part[step] for part in found]) for step in snapshots}
+    return dict(setup_seconds=(seconds - searching) / images, searching_seconds=searching / images, curve=curve)
 
 
-def first_reached(curve, goal):
-    "The first step at which the PSNR is no smaller than a goal, or None."
-    return next((step for step, value in curve.items() if value >= goal), None)
-
-
-def verdict(goal, seconds, curve, images):
-    "A goal, and what ours took to get there."
-    steps, step = max(curve), first_reached(curve, goal["peer_psnr"])
-    setup, searching = seconds["setup"] / images, (seconds["seconds"] - seconds["setup"]) / images
-    ours = None if step is None else setup + searching * (step - 1) / (steps - 1)
-    return goal | dict(our_steps=steps, our_psnr=curve[steps], step_reached=step, setup_seconds=setup, our_seconds=ours,
-                       ratio=ours and goal["peer_seconds"] / ours)
+def verdict(goal, race):
+    "A goal, and what ours took to get there; None if it never did."
+    curve, steps = race["curve"], max(race["curve"])
+    step = next((step for step, value in curve.items() if value >= goal["peer_psnr"]), None)
+    ours = None if step is None else race["setup_seconds"] + race["searching_seconds"] * (step - 1) / (steps - 1)
+    return goal | dict(our_steps=steps, our_psnr=curve[steps], step_reached=step, our_seconds=ours, ratio=ours and goal["peer_seconds"] / ours)
 
 
 def peer_by_hand(workers, arch, settings, steps, device):
@@ -223,38 +245,46 @@ def peer_by_hand(workers, arch, settings, steps, device):
     return seconds / sum(map(len, parts)), judged_psnr(parts, found)
 
 
-def compare_races(workers, arch, variants, many, rate, options):
+def peer_goal(workers, arch, steps, device):
+    "breaching with our settings, as its user runs it: the PSNR to reach, and its seconds an image."
+    seconds, found = together(workers, peer_run, arch, [list(range(JUDGED))], "ours", steps, CORES, device)
+    by_hand, _ = peer_by_hand(workers, arch, "ours", steps, device)
+    return dict(peer_psnr=sum(found[0]) / JUDGED, peer_seconds=seconds / JUDGED, peer_seconds_by_hand=by_hand)
+
+
+def published_goal(workers, arch, steps, rate, device):
+    "breaching with the settings it was published with; its seconds are the steps over its rate."
+    by_hand, final = peer_by_hand(workers, arch, "published", steps, device)
+    return dict(peer_psnr=final, peer_seconds=steps / rate, peer_seconds_by_hand=by_hand)
+
+
+def compare_races(teams, arch, variants, many, rate, options):
     "Seconds an image until the peer's final PSNR, with our settings and with those that the peer was published with."
-    steps, device, images = options.cap(STEPS), options.device, sum(map(len, many))
-    peers, ours = [], [[] for _ in variants]
+    steps, device, goals, races = options.cap(STEPS), options.device, [], [[] for _ in variants]
     for _ in range(options.race_rounds):
-        seconds, found = together(workers, peer_run, arch, [list(range(JUDGED))], "ours", steps, CORES, device)
-        by_hand, _ = peer_by_hand(workers, arch, "ours", steps, device)
-        peers.append(dict(peer_psnr=sum(found[0]) / JUDGED, peer_seconds=seconds / JUDGED, peer_seconds_by_hand=by_hand))
-        for variant, runs in zip(variants, ours):
-            runs.append(our_race(workers, arch, variant, many, steps, device))
-    goals = [dict(settings="ours", peer_steps=steps, **medians(peers))]
+        goals.append(peer_goal(teams["peer"], arch, steps, device))
+        for variant, runs in zip(variants, races):
+            runs.append(our_race(teams["ours"], arch, variant, many, steps, device))
+    rows = [dict(settings="ours", peer_steps=steps, **variant, **medians(list(map(verdict, goals, runs)))) for variant, runs in zip(variants, races)]
     if arch in options.published:
         count = options.cap(PUBLISHED_STEPS)
-        by_hand, final = peer_by_hand(workers, arch, "published", count, device)
-        goals.append(dict(settings="published", peer_steps=count, peer_psnr=final, peer_seconds=count / rate, peer_seconds_by_hand=by_hand))
-    return [variant | verdict(goal, medians([seconds for seconds, _ in runs]), runs[-1][1], images)
-            for goal in goals for variant, runs in zip(variants, ours)]
+        goal = published_goal(teams["peer"], arch, count, rate, device)
+        rows += [dict(settings="published", peer_steps=count, **variant, **medians([verdict(goal, race) for race in runs]))
+                 for variant, runs in zip(variants, races)]
+    return rows
 
 
-def compare(workers, arch, variants, options):
+def compare(teams, arch, variants, options):
     "All rows of one network."
-    many = spread(options.width, len(workers))
-    workers[0].submit(check_gradient, arch).result()
+    many = spread(options.width, len(teams["ours"]))
+    teams["peer"][0].submit(check_gradient, arch).result()
     firsts = []
     for variant in variants: # imports and compilation, which are not timed below
-        firsts.append(sum(together(workers, our_run, arch, parts, variant, 2, 1, options.device)[0] for parts in (many, [[0]])))
-    peer_by_hand(workers, arch, "ours", 2, options.device)
-    rates = compare_rates(workers, arch, variants, many, options.cap(RATE_STEPS.get(arch, 10)), options)
-    rates = [dict(network=arch, **row, first_seconds=first, ratio_1=row["ours_1"] / row["peer"], ratio_many=row["ours_many"] / row["peer"],
-                  ratio_many_by_hand=row["ours_many"] / row["peer_by_hand"]) for row, first in zip(rates, firsts)]
-    races = compare_races(workers, arch, variants, many, rates[0]["peer"], options) if arch in options.races else []
-    return rates, [dict(network=arch, **row) for row in races]
+        firsts.append(sum(together(teams["ours"], our_run, arch, parts, variant, 2, 1, options.device)[0] for parts in (many, [[0]])))
+    peer_by_hand(teams["peer"], arch, "ours", 2, options.device)
+    rates = compare_rates(teams, arch, variants, many, options.cap(RATE_STEPS.get(arch, 10)), options)
+    races = compare_races(teams, arch, variants, many, rates[0]["peer"], options) if arch in options.races else []
+    return [dict(network=arch, **row, first_seconds=first) for row, first in zip(rates, firsts)], [dict(network=arch, **row) for row in races]
 
 
 # What is written
@@ -338,13 +368,14 @@ def variants_of(arch, options):
     return kinds + faster * (options.device == "cuda")
 
 
-def main(options):
-    "Measure, network by network."
-    workers = [ProcessPoolExecutor(1, get_context("spawn")) for _ in range(1 if options.device == "cuda" else CORES)]
+def main(options, cache):
+    "Measure, network by network; what is compiled is kept in a folder that is empty at first."
+    count = 1 if options.device == "cuda" else CORES
+    teams = dict(peer=processes(count), ours=processes(count, WORKER_SETTINGS | dict(TORCHINDUCTOR_CACHE_DIR=cache)))
     result = dict(machine=machine(options.device), rounds=options.rounds, race_rounds=options.race_rounds, images=options.width,
                   judged=JUDGED, rates=[], races=[])
     for arch in options.networks:
-        rates, races = compare(workers, arch, variants_of(arch, options), options)
+        rates, races = compare(teams, arch, variants_of(arch, options), options)
         result["rates"] += rates
         result["races"] += races
         print(*map(json.dumps, rates + races), sep="\n", flush=True)
@@ -354,5 +385,6 @@ def main(options):
 if __name__ == "__main__":
     options = parse_options()
     if not options.table:
-        main(options)
+        with TemporaryDirectory() as cache:
+            main(options, cache)
     write_tables()
