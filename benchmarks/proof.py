@@ -4,12 +4,13 @@
 
 FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. Each table is written as soon as it is finished, with its settings, and
 is not computed again while it is there; `--small` takes few images and steps, to see that all works, and `--into` writes elsewhere.
+The table `prior` comes first: on test images that no other table attacks it chooses how much total variation weighs.
 """
 
 import argparse
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from skimage import data as photographs
 
-from semsim.attack import invert
+from semsim.attack import PRESETS, attacker_objective, invert, known_of, layer_weights, scale_of, start_of
 from semsim.core import atomic_path, generator, to_pil, to_tensor, write_table
 from semsim.data import load_dataset, pick
 from semsim.defenses import training_input
@@ -38,31 +39,42 @@ class Budget:
     "How much is computed."
 
     images: int = 100  # photographs of CIFAR-10 for the published comparison
+    held: int = 16  # photographs on which the prior's weight is chosen; none of the others
     seeds: int = 5  # of untrained weights
     steps: int = 600  # of Inverting Gradients on LeNet
     starts: int = 10  # photographs, weights and starts of DLG
-    outer: int = 120  # steps of L-BFGS
-    few: int = 16  # photographs attacked in each defended model
-    few_steps: int = 300  # of Inverting Gradients there
-    few_epochs: int = 20  # of its training
-    deep: int = 16  # photographs attacked in ResNet20
-    deep_steps: int = 300  # of Inverting Gradients on ResNet20
+    outer: int = 200  # steps of L-BFGS
+    few: int = 16  # photographs attacked in each network, and in each defended LeNet
     epochs: int = 40  # of LeNet's training
-    deep_epochs: int = 8  # of ResNet20's
+    few_epochs: int = 20  # of a defended LeNet's
+    deep: int = 16  # photographs attacked in ResNet20
+    deep_held: int = 16  # photographs on which its prior is chosen
+    deep_steps: int = 600  # of Inverting Gradients on ResNet20
+    deep_epochs: int = 8  # of its training
+    tv: dict = None  # network -> weight of total variation, from the table `prior`
 
 
-SMALL = Budget(images=8, seeds=2, steps=40, starts=2, outer=4, few=4, few_steps=40, few_epochs=1, deep=2, deep_steps=3, epochs=1, deep_epochs=1)
+SMALL = Budget(images=8, held=2, seeds=2, steps=20, starts=2, outer=4, few=4, epochs=1, few_epochs=1, deep=2, deep_held=2, deep_steps=3, deep_epochs=1)
+NETWORKS = ("lenet-torch", "lenet", "lenet-trained", "resnet20", "resnet20-trained")  # architecture, then PyTorch's own weights, or training
+WEIGHTS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)  # of total variation
 
 
-def attacked(model, images, labels, steps, seed=0, **options):
+def attacked(model, images, labels, steps, tv, seed=0, **options):
     "Inverting Gradients on each image by itself."
-    return invert(share_gradient(model, images, labels, **options), steps=steps, width=16, seed=seed).images
+    return invert(share_gradient(model, images, labels, **options), steps=steps, priors=(("tv", tv),), width=16, seed=seed).images
 
 
 @lru_cache
 def trained(folder, arch, epochs, augment="crop", policy="", defense=""):
     "A classifier trained on the folder's training images."
     return train_classifier(load_dataset(folder), arch, epochs, augment, policy, defense, lr=0.1 if arch == "resnet20" else 0.05, batch=64)
+
+
+def network(folder, budget, name, seed=0):
+    "One of `NETWORKS`."
+    arch, _, kind = name.partition("-")
+    if kind == "trained": return trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs)
+    return build_classifier(arch, init=kind, seed=seed)
 
 
 def photograph(name, side=32):
@@ -75,6 +87,25 @@ def photograph(name, side=32):
 
 
 # The tables. Each is a function of what is to be done, which workers run, and a list of it.
+
+
+def prior_of(folder, budget, name, tv):
+    "Inverting Gradients with one weight of its prior, on images that are held out for the choice."
+    count, steps = (budget.deep_held, budget.deep_steps // 2) if name.startswith("resnet20") else (budget.held, budget.steps)
+    held = pick(load_dataset(folder).test, budget.images + count)
+    images, labels = held.images[budget.images:], held.labels[budget.images:]
+    values = psnr(images, attacked(network(folder, budget, name), images, labels, steps, tv)).tolist()
+    return [dict(network=name, tv=tv, image=budget.images + n, psnr=value) for n, value in enumerate(values)]
+
+
+def prior_tasks(budget):
+    return list(product(reversed(NETWORKS), WEIGHTS))  # the longest first
+
+
+def chosen_prior(table):
+    "The weight with the highest mean PSNR, for each network."
+    means = table.groupby(["network", "tv"]).psnr.mean()
+    return {name: means[name].idxmax() for name in NETWORKS}
 
 
 def labels_of(folder, budget, arch, training):
@@ -96,26 +127,49 @@ def labels_tasks(budget):
     return [("lenet", "untrained"), ("convnet16", "untrained"), ("resnet20", "untrained"), ("lenet", "trained")]
 
 
+def published_dlg(model, shared, seed, steps):
+    "Images and labels found as the published code does: L-BFGS in single precision, without line search and with the objective as it is."
+    attack = PRESETS["dlg"]
+    objective = attacker_objective(shared.client, attack, scale_of(model, attack.units))
+    known = known_of(shared, None, layer_weights(shared.gradients), 0)
+    found = {name: tensor.requires_grad_() for name, tensor in start_of(shared, attack, True, seed, 0, 0).items()}
+    optimizer = torch.optim.LBFGS(list(found.values()))
+    def closure():
+        optimizer.zero_grad()
+        value, _ = objective(found, known)
+        value.backward()
+        return value
+    for _ in range(steps): distance = optimizer.step(closure)
+    return found["images"].detach().nan_to_num(0.5).clamp(0, 1), found["labels"].argmax(-1), distance.item()
+
+
 def dlg_of(folder, budget, number, attack, init):
     "Deep Leakage from Gradients on one photograph, one start."
     image = photograph(PICTURES[number])
     model = build_classifier("lenet", mean=[0.0] * 3, std=[1.0] * 3, init=init, seed=number)  # pixels as they are, as in the paper
     shared = share_gradient(model, image, torch.tensor([number]), reveal=["batch_size"])
-    found = invert(shared, attack, seed=number, steps=budget.outer, precision="float64")
-    row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(image, found.images).item(),
-               label_right=found.labels.item() == number, distance=found.losses.item(), steps=found.card["steps_taken"][0])
-    return [row | dict(pixels=found.images[0].mul(255).round().int().flatten().tolist())]
+    if attack == "published": images, labels, distance, steps = *published_dlg(model, shared, number, budget.outer), budget.outer
+    else:
+        found = invert(shared, attack, seed=number, steps=budget.outer, precision="float64")
+        images, labels, distance, steps = found.images, found.labels, found.losses.item(), found.card["steps_taken"][0]
+    row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(image, images).item(),
+               label_right=labels.item() == number, distance=distance, steps=steps)
+    return [row | dict(pixels=images[0].mul(255).round().int().flatten().tolist())]
+
+
+DLG = (("dlg", "uniform"), ("idlg", "uniform"), ("dlg", "torch"), ("published", "torch"))  # attacks, initial weights
 
 
 def dlg_tasks(budget):
-    return list(product(range(budget.starts), ("dlg", "idlg"), ("uniform",))) + list(product(range(budget.starts), ("dlg",), ("torch",)))
+    return [(number, *one) for one in DLG for number in range(budget.starts)]
 
 
 def inverting_gradients_of(folder, budget, seed):
     "Inverting Gradients on an untrained LeNet, with what a guess would reach beside it."
     data = load_dataset(folder)
     chosen = pick(data.test, budget.images)
-    found = attacked(build_classifier("lenet", init="torch", seed=seed), chosen.images, chosen.labels, budget.steps, seed)
+    model = network(folder, budget, "lenet-torch", seed)
+    found = attacked(model, chosen.images, chosen.labels, budget.steps, budget.tv["lenet-torch"], seed)
     guesses = {"grey": torch.full_like(found, 0.5), "mean image": data.train.images.mean(0).expand_as(found)}
     columns = {"reconstruction": psnr(chosen.images, found).tolist()} | {name: psnr(chosen.images, guess).tolist() for name, guess in guesses.items()}
     return [dict(seed=seed, image=n, **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
@@ -125,56 +179,62 @@ def inverting_gradients_tasks(budget):
     return [(seed,) for seed in range(budget.seeds)]
 
 
-def trained_untrained_of(folder, budget, arch, training):
-    "The same attack on the same images, before and after training."
-    count, steps = (budget.deep, budget.deep_steps) if arch == "resnet20" else (budget.few, budget.steps)
-    chosen = pick(load_dataset(folder).test, count)
-    if training == "trained": model = trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs)
-    else: model = build_classifier(arch, init="" if arch == "resnet20" else "torch")
-    values = psnr(chosen.images, attacked(model, chosen.images, chosen.labels, steps)).tolist()
-    return [dict(arch=arch, training=training, accuracy=model.card.get("accuracy"), image=n, psnr=value) for n, value in enumerate(values)]
+def trained_untrained_of(folder, budget, name):
+    "The same attack on the same images, each network with the prior that suits it."
+    count, steps = (budget.deep, budget.deep_steps) if name.startswith("resnet20") else (budget.few, budget.steps)
+    chosen, model = pick(load_dataset(folder).test, count), network(folder, budget, name)
+    values = psnr(chosen.images, attacked(model, chosen.images, chosen.labels, steps, budget.tv[name])).tolist()
+    arch, _, kind = name.partition("-")
+    return [dict(arch=arch, training=kind or "untrained", tv=budget.tv[name], accuracy=model.card.get("accuracy"), image=n, psnr=value)
+            for n, value in enumerate(values)]
 
 
 def trained_untrained_tasks(budget):
-    return list(product(("resnet20", "lenet"), ("untrained", "trained")))
+    return [(name,) for name in ("resnet20", "resnet20-trained", "lenet", "lenet-trained")]
 
 
-def policies_of(folder, budget, policy):
+def policies_of(folder, budget, policy, name):
     "An attack on transformed and on plain images; against what was sent, the original, and the original after the best shift."
     chosen = pick(load_dataset(folder).test, budget.few)
-    model = trained(folder, "lenet", budget.few_epochs, policy=policy)
+    model = trained(folder, "lenet", budget.few_epochs, policy=policy) if name == "lenet-trained" else network(folder, budget, name)
     transformed = training_input(chosen.images, "none", policy, generator("sent", policy))
     rows = []
     for sent, images in (("transformed", transformed), ("plain", chosen.images)):
-        found = attacked(model, images, chosen.labels, budget.few_steps)
+        found = attacked(model, images, chosen.labels, budget.steps, budget.tv[name])
         for shown, pictures in (("reconstruction", found), ("what was sent", images), ("another image's reconstruction", found.roll(1, 0))):
             columns = dict(against_sent=psnr(images, pictures).tolist(), against_original=psnr(chosen.images, pictures).tolist(),
                            aligned=aligned_psnr(pictures, chosen.images).tolist())
-            rows += [dict(policy=policy or "none", accuracy=model.card["accuracy"], sent=sent, shown=shown, image=n,
+            rows += [dict(network=name, policy=policy or "none", accuracy=model.card.get("accuracy"), sent=sent, shown=shown, image=n,
                           **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
     return rows
 
 
 def policies_tasks(budget):
-    return [("",), ("3-1-7",), ("43-18-18",), ("3-1-7+43-18-18",)]
+    return list(product(("", "3-1-7", "43-18-18", "3-1-7+43-18-18"), ("lenet", "lenet-trained")))
 
 
-def defenses_of(folder, budget, defense):
-    "What a gradient defence costs and what it hides, at training, at sharing and at both."
-    chosen, rows = pick(load_dataset(folder).test, budget.few), []
-    for where in ("training", "sharing", "both") if defense else ("nowhere",):
-        model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
-        found = attacked(model, chosen.images, chosen.labels, budget.few_steps, defense=defense if where in ("sharing", "both") else "")
+def defenses_of(folder, budget, defense, name):
+    "What a gradient defence costs and what it hides: at sharing on the untrained network; at training, at sharing and at both on a trained one."
+    data = load_dataset(folder)
+    chosen, rows = pick(data.test, budget.few), []
+    places = ("sharing", "training", "both") if name == "lenet-trained" else ("sharing",)
+    for where in places if defense else ("nowhere",):
+        if name == "lenet": model = network(folder, budget, name)
+        else: model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
+        found = attacked(model, chosen.images, chosen.labels, budget.steps, budget.tv[name], defense="" if where == "training" else defense)
         scores = score(chosen.images, found, ["psnr", "lpips[alex]"])
-        rows += [dict(defense=defense or "none", where=where, accuracy=model.card["accuracy"], image=n, **row) for n, row in scores.iterrows()]
+        rows += [dict(network=name, defense=defense or "none", where=where, accuracy=model.card.get("accuracy"), tested=len(data.test), image=n, **row)
+                 for n, row in scores.iterrows()]
     return rows
 
 
 def defenses_tasks(budget):
-    return [(defense,) for defense in ("", "prune_70", "prune_95", "gaussian_1e-3", "gaussian_1e-2", "laplace_1e-3", "laplace_1e-2", "dpsgd_1_0.1")]
+    names = ("", "prune_70", "prune_95", "gaussian_1e-3", "gaussian_1e-2", "laplace_1e-3", "laplace_1e-2", "dpsgd_1_0.1")
+    return list(product(names, ("lenet", "lenet-trained")))
 
 
 TABLES = {  # name: (what one task computes, the tasks)
+    "prior": (prior_of, prior_tasks),
     "dlg": (dlg_of, dlg_tasks),
     "inverting_gradients": (inverting_gradients_of, inverting_gradients_tasks),
     "trained_untrained": (trained_untrained_of, trained_untrained_tasks),
@@ -192,9 +252,9 @@ def run(name, folder, budget, task):
 def show_dlg(table, path):
     "The photographs of DLG and what came back, as one picture; the table without their pixels."
     pixels = {key: torch.tensor(one).view(3, 32, 32) / 255 for key, one in zip(zip(table.attack, table.init, table.seed), table.pixels)}
-    rows = [torch.cat([photograph(PICTURES[seed])[0] for seed in sorted(table.seed.unique())], 2)]
-    for attack, init in (("dlg", "uniform"), ("idlg", "uniform"), ("dlg", "torch")):
-        rows.append(torch.cat([pixels[attack, init, seed] for seed in sorted(table.seed.unique())], 2))
+    seeds = sorted(table.seed.unique())
+    rows = [torch.cat([photograph(PICTURES[seed])[0] for seed in seeds], 2)]
+    rows += [torch.cat([pixels[attack, init, seed] for seed in seeds], 2) for attack, init in DLG]
     with atomic_path(path) as temporary: to_pil(torch.cat(rows, 1)).save(temporary)
     return table.drop(columns="pixels")
 
@@ -205,7 +265,8 @@ def write(name, rows, into, budget):
     if name == "dlg": table = show_dlg(table, into / "dlg.png")
     settings = dict(budget=vars(budget), torch=torch.__version__, python=platform.python_version(), machine=platform.machine())
     with atomic_path(into / f"{name}.json") as temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    write_table(table.round(4), into / f"{name}.csv")
+    digits = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
+    write_table(table.apply(digits), into / f"{name}.csv")
 
 
 if __name__ == "__main__":
@@ -217,8 +278,9 @@ if __name__ == "__main__":
     options = parser.parse_args()
     budget = SMALL if options.small else Budget()
     with workers() as pool:
-        for name in options.tables:
-            if (options.into / f"{name}.csv").exists(): continue
-            futures = [pool.submit(run, name, options.folder, budget, task) for task in TABLES[name][1](budget)]
-            write(name, [row for future in futures for row in future.result()], options.into, budget)
-            print(f"{name}: written", flush=True)
+        for name in dict.fromkeys(["prior", *options.tables]):
+            if not (options.into / f"{name}.csv").exists():
+                futures = [pool.submit(run, name, options.folder, budget, task) for task in TABLES[name][1](budget)]
+                write(name, [row for future in futures for row in future.result()], options.into, budget)
+                print(f"{name}: written", flush=True)
+            if name == "prior": budget = replace(budget, tv=chosen_prior(pd.read_csv(options.into / "prior.csv")))
