@@ -266,7 +266,7 @@ def recorded(evaluate, # function of tensors and dictionaries of tensors, whose 
         if replay.record is None:
             replay.record = make_fx(evaluate)(*inputs)
             replay.record.graph.eliminate_dead_code(), replay.record.recompile()
-            if compile: replay.record = torch.compile(replay.record)
+            if compile: replay.record = torch.compile(replay.record, options={"layout_optimization": False}) # which is what `channels_last` is for
         return replay.record(*inputs)
     replay.record = None
     return replay
