@@ -55,7 +55,8 @@ class Budget:
 
 
 SMALL = Budget(images=8, held=2, seeds=2, steps=20, starts=2, outer=4, few=4, epochs=1, few_epochs=1, deep=2, deep_held=2, deep_steps=3, deep_epochs=1)
-NETWORKS = ("lenet-torch", "lenet", "lenet-trained", "resnet20", "resnet20-trained")  # architecture, then PyTorch's own weights, or training
+# Architecture, PyTorch's own initial weights instead of the architecture's, and training from them.
+NETWORKS = ("lenet-torch", "lenet-torch-trained", "lenet", "lenet-trained", "resnet20", "resnet20-trained")
 WEIGHTS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)  # of total variation
 
 
@@ -65,16 +66,17 @@ def attacked(model, images, labels, steps, tv, seed=0, **options):
 
 
 @lru_cache
-def trained(folder, arch, epochs, augment="crop", policy="", defense=""):
+def trained(folder, arch, epochs, init="", policy="", defense=""):
     "A classifier trained on the folder's training images."
-    return train_classifier(load_dataset(folder), arch, epochs, augment, policy, defense, lr=0.1 if arch == "resnet20" else 0.05, batch=64)
+    return train_classifier(load_dataset(folder), arch, epochs, "crop", policy, defense, lr=0.1 if arch == "resnet20" else 0.05, batch=64, init=init)
 
 
 def network(folder, budget, name, seed=0):
     "One of `NETWORKS`."
-    arch, _, kind = name.partition("-")
-    if kind == "trained": return trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs)
-    return build_classifier(arch, init=kind, seed=seed)
+    arch, *kind = name.split("-")
+    init = "torch" if "torch" in kind else ""
+    if "trained" in kind: return trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs, init)
+    return build_classifier(arch, init=init, seed=seed)
 
 
 def photograph(name, side=32):
@@ -184,13 +186,12 @@ def trained_untrained_of(folder, budget, name):
     count, steps = (budget.deep, budget.deep_steps) if name.startswith("resnet20") else (budget.few, budget.steps)
     chosen, model = pick(load_dataset(folder).test, count), network(folder, budget, name)
     values = psnr(chosen.images, attacked(model, chosen.images, chosen.labels, steps, budget.tv[name])).tolist()
-    arch, _, kind = name.partition("-")
-    return [dict(arch=arch, training=kind or "untrained", tv=budget.tv[name], accuracy=model.card.get("accuracy"), image=n, psnr=value)
+    return [dict(arch=name.split("-")[0], init=model.card["init"], training="trained" if name.endswith("-trained") else "untrained", tv=budget.tv[name], accuracy=model.card.get("accuracy"), image=n, psnr=value)
             for n, value in enumerate(values)]
 
 
 def trained_untrained_tasks(budget):
-    return [(name,) for name in ("resnet20", "resnet20-trained", "lenet", "lenet-trained")]
+    return [(name,) for name in reversed(NETWORKS)]
 
 
 def policies_of(folder, budget, policy, name):
@@ -210,7 +211,7 @@ def policies_of(folder, budget, policy, name):
 
 
 def policies_tasks(budget):
-    return list(product(("", "3-1-7", "43-18-18", "3-1-7+43-18-18"), ("lenet", "lenet-trained")))
+    return list(product(("", "3-1-7", "43-18-18", "3-1-7+43-18-18"), ("lenet-torch", "lenet-trained")))
 
 
 def defenses_of(folder, budget, defense, name):
@@ -219,7 +220,7 @@ def defenses_of(folder, budget, defense, name):
     chosen, rows = pick(data.test, budget.few), []
     places = ("sharing", "training", "both") if name == "lenet-trained" else ("sharing",)
     for where in places if defense else ("nowhere",):
-        if name == "lenet": model = network(folder, budget, name)
+        if name == "lenet-torch": model = network(folder, budget, name)
         else: model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
         found = attacked(model, chosen.images, chosen.labels, budget.steps, budget.tv[name], defense="" if where == "training" else defense)
         scores = score(chosen.images, found, ["psnr", "lpips[alex]"])
@@ -230,7 +231,7 @@ def defenses_of(folder, budget, defense, name):
 
 def defenses_tasks(budget):
     names = ("", "prune_70", "prune_95", "gaussian_1e-3", "gaussian_1e-2", "laplace_1e-3", "laplace_1e-2", "dpsgd_1_0.1")
-    return list(product(names, ("lenet", "lenet-trained")))
+    return list(product(names, ("lenet-torch", "lenet-trained")))
 
 
 TABLES = {  # name: (what one task computes, the tasks)

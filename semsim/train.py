@@ -125,6 +125,7 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
                      defense:str="", # at training: "prune_70", "laplace_1e-3", "dpsgd_1_0.5", ...
                      lr:float=0.02, # learning rate of the first epochs; the published 0.1 suits larger sets and batches
                      batch:int=32, # images a step
+                     init:str="", # initial weights, see `build_classifier`
                      seed:int=0, # of weights, order, transforms and noise
                      device:str="cpu", # "cpu", "cuda" or "auto"; the network comes back to the CPU
                      amp:bool=False, # compute in bfloat16 where that is safe
@@ -137,8 +138,8 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
     parse_defense(defense)
     place, layout = training_device(device), torch.channels_last if channels_last else torch.contiguous_format
     (mean, std), (_, channels, size, _) = channel_statistics(data.train), data.train.images.shape
-    model = build_classifier(arch, len(data.classes), channels, size, mean, std, seed=seed).to(place, memory_format=layout)
-    settings = dict(arch=arch, epochs=epochs, augment=augment, policy=policy, defense=defense, lr=lr, batch=batch, seed=seed, device=place.type,
+    model = build_classifier(arch, len(data.classes), channels, size, mean, std, init, seed).to(place, memory_format=layout)
+    settings = dict(arch=arch, epochs=epochs, augment=augment, policy=policy, defense=defense, lr=lr, batch=batch, init=model.card["init"], seed=seed, device=place.type,
                     amp=amp, channels_last=channels_last, data=data.name, fingerprint=data.fingerprint, versions=versions())
     curve = train_epochs(model, data.train, settings, checkpoint)
     model.card |= settings | dict(curve=curve, accuracy=accuracy(model, data.test), trained_on=len(data.train))
