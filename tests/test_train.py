@@ -135,6 +135,14 @@ def test_the_seed_decides(digits, options):
     assert equal(one, again) and one.card["curve"] != other.card["curve"]
 
 
+def test_initial_weights_have_a_name_and_a_training_goes_on_with_its_own(digits, tmp_path):
+    options = dict(arch="lenet", epochs=1, checkpoint=tmp_path / "c.safetensors")
+    chosen = train_classifier(digits, init="torch", **options)
+    assert chosen.card["init"] == "torch" and not equal(chosen, train_classifier(digits, "lenet", epochs=1))
+    with pytest.raises(InputError, match="was begun with init torch"):
+        train_classifier(digits, **options)
+
+
 @pytest.mark.parametrize("last", [1, 2, 4])
 @pytest.mark.parametrize(
     "options",
