@@ -139,7 +139,7 @@ def test_initial_weights_have_a_name_and_a_training_goes_on_with_its_own(digits,
     options = dict(arch="lenet", epochs=1, checkpoint=tmp_path / "c.safetensors")
     chosen = train_classifier(digits, init="torch", **options)
     assert chosen.card["init"] == "torch" and not equal(chosen, train_classifier(digits, "lenet", epochs=1))
-    with pytest.raises(InputError, match="was begun with init torch"):
+    with pytest.raises(InputError, match="was begun with init 'torch', not 'xavier'"):
         train_classifier(digits, **options)
 
 
