@@ -48,16 +48,16 @@ class Budget:
     epochs: int = 40  # of LeNet's training
     few_epochs: int = 20  # of a defended LeNet's
     deep: int = 16  # photographs attacked in ResNet20
-    deep_held: int = 16  # photographs on which its prior is chosen
-    deep_steps: int = 600  # of Inverting Gradients on ResNet20
+    deep_steps: int = 600  # of Inverting Gradients on ResNet20; half as many where its prior is chosen
     deep_epochs: int = 8  # of its training
+    weights: tuple = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)  # of total variation, to choose from
     tv: dict = None  # network -> weight of total variation, from the table `prior`
 
 
-SMALL = Budget(images=8, held=2, seeds=2, steps=20, starts=2, outer=4, few=4, epochs=1, few_epochs=1, deep=2, deep_held=2, deep_steps=3, deep_epochs=1)
+SMALL = Budget(images=8, held=2, seeds=2, steps=20, starts=2, outer=4, few=4, epochs=1, few_epochs=1, deep=2, deep_steps=3, deep_epochs=1,
+               weights=(1e-3, 1e-6))
 # Architecture, PyTorch's own initial weights instead of the architecture's, and training from them.
 NETWORKS = ("lenet-torch", "lenet-torch-trained", "lenet", "lenet-trained", "resnet20", "resnet20-trained")
-WEIGHTS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)  # of total variation
 
 
 def attacked(model, images, labels, steps, tv, seed=0, **options):
@@ -93,15 +93,15 @@ def photograph(name, side=32):
 
 def prior_of(folder, budget, name, tv):
     "Inverting Gradients with one weight of its prior, on images that are held out for the choice."
-    count, steps = (budget.deep_held, budget.deep_steps // 2) if name.startswith("resnet20") else (budget.held, budget.steps)
-    held = pick(load_dataset(folder).test, budget.images + count)
+    steps = budget.deep_steps // 2 if name.startswith("resnet20") else budget.steps
+    held = pick(load_dataset(folder).test, budget.images + budget.held)
     images, labels = held.images[budget.images:], held.labels[budget.images:]
     values = psnr(images, attacked(network(folder, budget, name), images, labels, steps, tv)).tolist()
     return [dict(network=name, tv=tv, image=budget.images + n, psnr=value) for n, value in enumerate(values)]
 
 
 def prior_tasks(budget):
-    return list(product(reversed(NETWORKS), WEIGHTS))  # the longest first
+    return list(product(reversed(NETWORKS), budget.weights))  # the longest first
 
 
 def chosen_prior(table):
