@@ -28,6 +28,7 @@ from unittest.mock import patch
 import torch
 from skimage import data
 from torch.nn.functional import cross_entropy, interpolate
+from torch.utils.flop_counter import FlopCounterMode
 
 import semsim.attack
 from semsim.attack import invert, recorded
@@ -163,6 +164,28 @@ def our_run(arch, rows, variant, steps, threads, device, snapshots=()):
     return end - begin, end - stamps[0], {step: psnr(images, kept).tolist() for step, kept in found.snapshots.items()}
 
 
+# The limit
+
+def forward_flops(arch):
+    "Floating-point operations of one forward pass of one image."
+    model = build_classifier(arch)
+    with FlopCounterMode(display=False) as counter:
+        model(photographs(1))
+    return counter.get_total_flops()
+
+
+def product_speed(device):
+    "Floating-point operations a second of one thread, or one GPU, that multiplies large matrices: about as fast as it gets."
+    torch.set_num_threads(1)
+    size = 8192 if device == "cuda" else 1024
+    factor, seconds = torch.rand(size, size, device=device), []
+    for _ in range(20):
+        begin = time.perf_counter()
+        (factor @ factor)[0, 0].item()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / median(seconds)
+
+
 # Several processes at once
 
 def processes(count, settings=None):
@@ -284,7 +307,10 @@ def compare(teams, arch, variants, options):
     peer_by_hand(teams["peer"], arch, "ours", 2, options.device)
     rates = compare_rates(teams, arch, variants, many, options.cap(RATE_STEPS.get(arch, 10)), options)
     races = compare_races(teams, arch, variants, many, rates[0]["peer"], options) if arch in options.races else []
-    return [dict(network=arch, **row, first_seconds=first) for row, first in zip(rates, firsts)], [dict(network=arch, **row) for row in races]
+    flops = forward_flops(arch)
+    rates = [dict(network=arch, **row, first_seconds=first, forward_flops=flops, flops=7 * flops * row["ours_many"], peer_flops=8 * flops * row["peer"])
+             for row, first in zip(rates, firsts)]
+    return rates, [dict(network=arch, **row) for row in races]
 
 
 # What is written
@@ -318,17 +344,19 @@ def report(result):
     "The tables of one JSON file."
     where, many = result["machine"], result["images"]
     rates = [[named(row), *(number(row[name]) for name in ("peer", "peer_by_hand", "ours_1", "ours_many")),
-              *(number(row[name], "{:.2f}") for name in ("ratio_1", "ratio_many", "ratio_many_by_hand"))] for row in result["rates"]]
+              *(number(row[name], "{:.2f}") for name in ("ratio_1", "ratio_many", "ratio_many_by_hand")),
+              *(number(row[name] / 1e9) for name in ("peer_flops", "flops"))] for row in result["rates"]]
     races = [[named(row), f"{row['settings']}, {row['peer_steps']:,} steps", number(row["peer_psnr"], "{:.2f}"), number(row["our_psnr"], "{:.2f}"),
               number(row["step_reached"], "{:d}"), *(number(row[name]) for name in ("peer_seconds", "peer_seconds_by_hand", "our_seconds")),
               number(row["ratio"], "{:.2f}")] for row in result["races"]]
     heads = ["network", "breaching", "breaching, by hand", "semsim, 1 image", f"semsim, {many} images", "ratio, 1 image", f"ratio, {many} images",
-             f"ratio, {many} images, by hand"]
+             f"ratio, {many} images, by hand", "breaching, GFLOP/s", f"semsim, {many} images, GFLOP/s"]
     race_heads = ["network", "breaching's settings", "its PSNR, dB", "our final PSNR, dB", "our step there", "breaching, s an image",
                   "by hand, s an image", "semsim, s an image", "ratio"]
     return "\n\n".join([
         f"{where.get('gpu', where['cpu'])}, {where['cores']} cores, Python {where['python']}, PyTorch {where['torch']}, "
-        f"breaching {where['breaching']}; medians of {result['rounds']} rounds of rates, {result['race_rounds']} of seconds.",
+        f"breaching {where['breaching']}; medians of {result['rounds']} rounds of rates, {result['race_rounds']} of seconds. "
+        f"Products of large matrices reach {where['product_flops'] / 1e9:.0f} GFLOP/s on all cores together.",
         "Image-iterations a second:", markdown(heads, rates),
         "Seconds an image until breaching's final PSNR:", markdown(race_heads, races)])
 
@@ -374,6 +402,8 @@ def main(options, cache):
     teams = dict(peer=processes(count), ours=processes(count, WORKER_SETTINGS | dict(TORCHINDUCTOR_CACHE_DIR=cache)))
     result = dict(machine=machine(options.device), rounds=options.rounds, race_rounds=options.race_rounds, images=options.width,
                   judged=JUDGED, rates=[], races=[])
+    speeds = [worker.submit(product_speed, options.device) for worker in teams["ours"]]
+    result["machine"]["product_flops"] = sum(speed.result() for speed in speeds)
     for arch in options.networks:
         rates, races = compare(teams, arch, variants_of(arch, options), options)
         result["rates"] += rates
