@@ -24,7 +24,8 @@ from semsim.attack import PRESETS, attacker_objective, invert, known_of, layer_w
 from semsim.core import atomic_path, generator, to_pil, to_tensor, write_table
 from semsim.data import load_dataset, pick
 from semsim.defenses import training_input
-from semsim.metrics import psnr, score
+from semsim.metrics import psnr
+from semsim.scoring import score
 from semsim.models import build_classifier
 from semsim.policies import aligned_psnr
 from semsim.share import infer_labels, label_accuracy, share_gradient

@@ -6,7 +6,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["core", "data", "models", "defenses", "train", "share", "attack", "policies", "metrics",
+    submodules=["core", "data", "models", "networks", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
                 "annotate", "semsim", "analysis", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
@@ -15,7 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "share": ["share_gradient", "infer_labels"],
         "attack": ["invert"],
         "policies": ["search_policies"],
-        "metrics": ["available", "score"],
+        "metrics": ["available"],
+        "scoring": ["score"],
         "semsim": ["SemSim", "train_semsim"],
         "analysis": ["agreement", "compare"],
         "study": ["Study", "run_study"],

@@ -1,0 +1,113 @@
+"""Scoring speed against a loop over files, as the paper's code has it: the same pairs, on the same machine, in turns.
+
+    python benchmarks/metrics.py
+
+The loop reads two files, computes MSE, PSNR and SSIM with scikit-image on 8-bit values and LPIPS with AlexNet on images enlarged to
+256 pixels, and goes to the next pair. semsim scores the same files under the protocol `paper2309`, which must give the same values,
+and under `standard`, at the images' own size. What is written: `benchmarks/metrics.json` and the tables of `benchmarks/README.md`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import lpips
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage import data as photographs
+from skimage.io import imread
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+from torchvision.transforms import Compose, Resize, ToTensor
+
+from semsim.core import generator, load_weights, to_tensor, write_image
+from semsim.scoring import score
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = {"paper2309": [f"paper2309/{name}" for name in ("mse", "psnr", "ssim", "lpips[alex]")], "standard": ["mse", "psnr", "ssim", "lpips[alex]"]}
+COPIES = 14  # reconstructions of each original, as in the paper's study
+
+
+def write_pairs(folder, count):
+    "Crops of photographs, 32 pixels wide, and noisy copies of each; a manifest of them."
+    pictures = [photographs.astronaut(), photographs.chelsea(), photographs.coffee(), photographs.rocket()]
+    random, rows = generator("benchmark of metrics"), []
+    for number in range(count):
+        picture = pictures[number % len(pictures)]
+        top, left = (int(torch.randint(0, side - 160, (), generator=random)) for side in picture.shape[:2])
+        original = F.interpolate(to_tensor(picture[top : top + 160, left : left + 160])[None], (32, 32), mode="area")[0]
+        write_image(original, folder / f"{number}_ori.png")
+        for copy in range(COPIES):
+            noise = torch.randn(original.shape, generator=random)
+            write_image((original + (0.02 + 0.02 * copy) * noise).clamp(0, 1), folder / f"{number}_{copy}.png")
+            rows.append(dict(original=folder / f"{number}_ori.png", reconstruction=folder / f"{number}_{copy}.png"))
+    return pd.DataFrame(rows)
+
+
+def lpips_network():
+    "The package's network, with the bundled trunk."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    weights = load_weights("alexnet")
+    network.net.load_state_dict({name: weights[name.split(".", 1)[1]] for name in network.net.state_dict()})
+    return network
+
+
+@torch.no_grad()
+def loop_over_files(pairs, network):
+    "What the paper's code does, pair by pair."
+    enlarge, rows = Compose([Resize(256), ToTensor()]), []
+    for names in pairs[["original", "reconstruction"]].itertuples(index=False):
+        first, second = (imread(name) for name in names)
+        large = [enlarge(Image.open(name).convert("RGB"))[None] for name in names]
+        rows.append([mean_squared_error(first / 255, second / 255), peak_signal_noise_ratio(first, second, data_range=255),
+                     structural_similarity(first, second, channel_axis=-1), network(*large).item()])
+    return np.array(rows)
+
+
+def timed(function, *arguments):
+    begin = time.perf_counter()
+    found = function(*arguments)
+    return time.perf_counter() - begin, found
+
+
+def processor():
+    "The processor's name."
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(options):
+    with TemporaryDirectory() as folder:
+        pairs, network = write_pairs(Path(folder), options.originals), lpips_network()
+        runs = {"loop": lambda: loop_over_files(pairs, network),
+                **{name: lambda columns=columns: score(pairs, metrics=columns)[columns].to_numpy() for name, columns in COLUMNS.items()}}
+        values = {name: run() for name, run in runs.items()}  # the first run loads the networks
+        seconds = {name: [] for name in runs}
+        for _ in range(options.rounds):
+            for name, run in runs.items():
+                seconds[name].append(timed(run)[0])
+    apart = np.abs(values["loop"] - values["paper2309"]).max(0)
+    rates = {name: len(pairs) / median(taken) for name, taken in seconds.items()}
+    ratios = {name: median(slow / fast for slow, fast in zip(seconds["loop"], seconds[name])) for name in COLUMNS}
+    result = dict(machine=dict(processor=processor(), cores=len(os.sched_getaffinity(0)), python=platform.python_version(), torch=torch.__version__),
+                  pairs=len(pairs), copies=COPIES, rounds=options.rounds, pairs_a_second=rates, ratios=ratios,
+                  largest_difference=dict(zip(("mse", "psnr", "ssim", "lpips[alex]"), apart.tolist())))
+    (HERE / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--originals", type=int, default=40, help="each has 14 reconstructions (default 40)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default 5)")
+    main(parser.parse_args())
