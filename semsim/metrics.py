@@ -279,17 +279,17 @@ for embedder in [Embedder(f"lpips[{net}]", embedder.load, resized(256), f"{embed
     register(Metric(f"paper2309/{embedder.name}", squared_l2, False, "[0, inf)", embedder.source, "what people call similar", embed=embedder, **PAPER))
 pool3 = Embedder("inception", INCEPTION.load, lambda images: INCEPTION.prepare(resized(64)(images)), f"64 px, {INCEPTION.source}", "inception")
 for name, function, higher, values, more in (
-    ("mse", mse, False, "[0, 1]", dict(embed=rounded, source="8 bits, then values in [0,1]")),
-    ("psnr", psnr, True, "(-inf, inf] dB", dict(embed=rounded, source="8 bits")),
-    ("ssim", ssim, True, "[-1, 1]", dict(embed=rounded, source="8 bits, window 7")),
-    ("l2[inception]", l2, False, "[0, inf)", dict(embed=pool3, source=pool3.source)),
-    ("cosine[inception]", cosine, True, "[-1, 1]", dict(embed=pool3, source=pool3.source)),
-    ("single fid[inception]", single_frechet, False, "[0, inf)", dict(embed=pool3, source=pool3.source)),
-    ("fid[inception]", frechet_distance, False, "[0, inf)", dict(embed=pool3, source=pool3.source, per="set")),
-    ("kid[inception]", kernel_distance, False, "(-inf, inf)", dict(embed=pool3, source=pool3.source, per="set")),
-    ("l2[classifier]", l2, False, "[0, inf)", dict(embed=CLASSIFIER, source="what the classifier's head sees")),
-    ("prediction score", prediction_score, True, "[0, 1]", dict(embed=CLASSIFIER, source="the attacked classifier", needs=("classifier", "labels"))),
-    ("accuracy", still_right, True, "{0, 1}", dict(embed=CLASSIFIER, source="the attacked classifier", needs=("classifier", "labels"))),
+    ("mse", mse, False, "[0, 1]", dict(embed=rounded, source="8 bits, then values in [0,1]", measures="pixels")),
+    ("psnr", psnr, True, "(-inf, inf] dB", dict(embed=rounded, source="8 bits", measures="pixels")),
+    ("ssim", ssim, True, "[-1, 1]", dict(embed=rounded, source="8 bits, window 7", measures="pixels in windows")),
+    ("l2[inception]", l2, False, "[0, inf)", dict(embed=pool3, source=pool3.source, measures="distance of features")),
+    ("cosine[inception]", cosine, True, "[-1, 1]", dict(embed=pool3, source=pool3.source, measures="angle between features")),
+    ("single fid[inception]", single_frechet, False, "[0, inf)", dict(embed=pool3, source=pool3.source, measures="are the features spread alike?")),
+    ("fid[inception]", frechet_distance, False, "[0, inf)", dict(embed=pool3, source=pool3.source, per="set", measures="do the sets look alike? (biased for few images)")),
+    ("kid[inception]", kernel_distance, False, "(-inf, inf)", dict(embed=pool3, source=pool3.source, per="set", measures="do the sets look alike?")),
+    ("l2[classifier]", l2, False, "[0, inf)", dict(embed=CLASSIFIER, source="what the classifier's head sees", measures="distance of features")),
+    ("prediction score", prediction_score, True, "[0, 1]", dict(embed=CLASSIFIER, source="the attacked classifier", needs=("classifier", "labels"), measures="probabilities of the true class")),
+    ("accuracy", still_right, True, "{0, 1}", dict(embed=CLASSIFIER, source="the attacked classifier", needs=("classifier", "labels"), measures="is the true class still named?")),
 ): register(Metric(f"paper2309/{name}", function, higher, values, **more, **PAPER))
 
 # %% ../nbs/20_metrics.ipynb #cc6f0ca9

@@ -297,7 +297,7 @@ def score_sets(originals, reconstructions=None, # as for `score`
     keys = {key: row for row, key in enumerate(dict.fromkeys(owned))}
     owners = torch.tensor([keys[key] for key in owned])
     found = {m.name: jackknife(m.function, *(torch.cat(part) for part in vectors[m.embed]), owners) for m in wanted}
-    return pd.DataFrame(found, index=["value", "bias", "low", "high", "n"]).T
+    return pd.DataFrame(found, index=["value", "bias", "low", "high", "n"]).T.astype({"n": int})
 
 # %% ../nbs/21_scoring.ipynb #cf299465
 def baselines(originals:Split,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from semsim.analysis import agreement, compare, confidence_band, correlations, plot_agreement_scatter, plot_correlations, three_lines, verdict
+from semsim.analysis import agreement, compare, confidence_band, correlations, group_sentinels, plot_agreement_scatter, plot_correlations, three_lines, verdict
 from semsim.core import InputError
 
 STUDY = Path(__file__).resolve().parents[2] / "shared/data/human_study/labels.csv"
@@ -316,3 +316,29 @@ def test_study_within_originals(study):
     assert table.raw["kendall"] == pytest.approx(np.nanmean(within))
     assert tuple(table.loc["kendall", ["n", "undefined"]]) == (549, 51)
     assert 0 < table.low["kendall"] < table.value["kendall"] < table.high["kendall"]
+
+
+# Sentinels
+
+
+def test_group_sentinels_leave_the_original_out(scores):
+    scores = scores.assign(label=scores.original.astype("category").cat.codes % 3)
+    found = group_sentinels(scores, "human")
+    for row in (0, 7, 50):
+        for group in ("label", "model"):
+            others = scores[(scores[group] == scores[group][row]) & (scores.original != scores.original[row])]
+            assert found[f"sentinel[{group}]"][row] == pytest.approx(others.human.mean())
+
+
+@pytest.mark.skipif(not STUDY.is_file(), reason="shared/data/human_study is not beside the repository")
+def test_sentinels_of_the_real_study():
+    "The attacked model alone, and the class alone, predict the released flag about as well as PSNR."
+    table = pd.read_csv(STUDY).rename(columns={"image_id": "original", "gt_label": "label", "model_folder": "model"})
+
+    def auc(rows, sentinel):
+        values = group_sentinels(rows, "recognizable_flag")[sentinel]
+        known, flag = values.notna(), rows.recognizable_flag == 1
+        return stats.mannwhitneyu(values[known & flag], values[known & ~flag]).statistic / (known & flag).sum() / (known & ~flag).sum()
+
+    assert auc(table[table.flag_source == "folder"], "sentinel[model]") == pytest.approx(0.69, abs=0.005)
+    assert auc(table, "sentinel[label]") == pytest.approx(0.61, abs=0.005)

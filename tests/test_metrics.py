@@ -294,6 +294,16 @@ def test_jackknife_takes_the_bias_away_and_covers_the_truth():
     assert covered >= 50
 
 
+def test_jackknife_sees_that_pairs_are_not_independent():
+    off, mended = [], []
+    for trial in range(40):
+        cloud = torch.randn(60, 4, generator=generator("paired", trial))
+        found = jackknife(kernel_distance, cloud, cloud + 0.1 * torch.randn(60, 4, generator=generator("noise", trial)))
+        off.append(found["value"])
+        mended.append(found["value"] - found["bias"])
+    assert np.mean(off) < 0 and abs(np.mean(mended)) < 0.1 * abs(np.mean(off))  # the truth is nearly 0
+
+
 def test_features_do_not_depend_on_the_batch():
     images = pictures(32).repeat(17, 1, 1, 1)  # 68: more than one batch of 64
     assert torch.allclose(ALEXNET(images)[-4:], ALEXNET(images[-4:]), atol=1e-5)
