@@ -13,7 +13,7 @@ demo: .venv/run.stamp          ## the whole study in small; prints where its rep
 	@$(BIN)/semsim run
 
 test: .venv/dev.stamp          ## every test: each notebook, the package, the repository
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 docs: .venv/dev.stamp          ## the site, in _docs
 	@$(BIN)/python tools/docs.py

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Pairs', 'as_images', 'tensor_pairs', 'manifest_files', 'file_pairs', 'pairs_of', 'chunks', 'read_chunk',
            'best_windows', 'middle', 'embedder_of', 'galleries_of', 'score_chunk', 'scored_parts', 'first_readable',
-           'given_of', 'tidy', 'kept', 'score', 'score_sets', 'baselines', 'match_batches', 'direction', 'summarise']
+           'check_labels', 'given_of', 'tidy', 'kept', 'score', 'score_sets', 'baselines', 'match_batches', 'direction',
+           'summarise']
 
 # %% ../nbs/21_scoring.ipynb #f538901f
 import warnings
@@ -18,12 +19,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from scipy import optimize, stats
 from torch import Tensor
 
 from .core import InputError, check_images, generator, progress, weights_file, write_table
 from .data import Split, each_image, pair_files, stack_images
-from .metrics import CLASSIFIER, METRICS, check_pairs, chosen, jackknife, mse
+from .metrics import CLASSIFIER, METRICS, check_pairs, chosen, jackknife
+from .models import check_fits
 
 # %% ../nbs/21_scoring.ipynb #79184f4e
 @dataclass(frozen=True)
@@ -139,11 +142,15 @@ def best_windows(originals:Tensor, # (B,C,H,W) in [0,1]
                  reconstructions:Tensor, # (B,C,H,W) in [0,1]
                 ) -> Tensor: # (B,C,H-2r,W-2r), r an eighth of the smaller side
     "From each reconstruction the window that fits the middle of its original best."
-    reach = min(originals.shape[-2:]) // 8
-    middles, windows = middle(originals), reconstructions.unfold(2, originals.shape[2] - 2 * reach, 1).unfold(3, originals.shape[3] - 2 * reach, 1)
-    errors = torch.stack([mse(middles, windows[:, :, down, right]) for down in range(2 * reach + 1) for right in range(2 * reach + 1)])
-    best = errors.argmin(0)
-    return windows[torch.arange(len(best)), :, best // (2 * reach + 1), best % (2 * reach + 1)]
+    middles = middle(originals)
+    height, width = middles.shape[-2:]
+    spectra = [torch.fft.rfft2(images.double(), s=originals.shape[-2:]) for images in (reconstructions, middles)]
+    reach = originals.shape[-1] - width + 1
+    overlaps = torch.fft.irfft2(spectra[0] * spectra[1].conj(), s=originals.shape[-2:])[..., :originals.shape[-2] - height + 1, :reach].sum(1)
+    energies = F.avg_pool2d(reconstructions.double().square(), (height, width), stride=1).sum(1) * height * width
+    best = (energies - 2 * overlaps).flatten(1).argmin(1) # of the squared error, without the middles' own energy
+    windows = reconstructions.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(best)), :, best // reach, best % reach]
 
 def middle(images:Tensor, # (B,C,H,W)
           ) -> Tensor: # (B,C,H-2r,W-2r)
@@ -173,9 +180,9 @@ def galleries_of(metrics:list, pairs:Pairs, prepare, classifier, batch:int, fold
 
 # %% ../nbs/21_scoring.ipynb #6b4a0aab
 @torch.no_grad()
-def score_chunk(metrics:list, originals:Tensor, reconstructions:Tensor, owners:Tensor, classifier=None, given={}, ready={}) -> dict: # name -> (B,) values
+def score_chunk(metrics:list, originals:Tensor, reconstructions:Tensor, owners:Tensor, classifier=None, given=None, ready=None) -> dict: # name -> (B,) values
     "Score a few pairs; what two metrics embed alike is embedded once, and originals whose embedding is `ready` not at all."
-    firsts, seconds, values = {None: originals} | ready, {None: reconstructions}, {}
+    firsts, seconds, values = {None: originals} | (ready or {}), {None: reconstructions}, {}
     for metric in metrics:
         embed = embedder_of(metric, classifier)
         if embed not in firsts: firsts[embed] = embed(originals)
@@ -201,12 +208,19 @@ def scored_parts(pairs:Pairs, metrics:list, shape, classifier, align:bool, devic
             ready = {embed: torch.from_numpy(array[[row_of[key] for key in keys]]).to(device) for embed, array in arrays.items() if embed}
             yield table.assign(**score_chunk(metrics, prepare(images), found, owners, classifier, given, ready))
 
+# %% ../nbs/21_scoring.ipynb #6bbd0d6f
 def first_readable(pairs:Pairs) -> Tensor: # (1,C,H,W)
     "The original of the first pair that can be read."
     for rows in chunks(pairs.table, 1):
         read = read_chunk(pairs, rows)
         if read: return read[1]
     raise InputError("no pair with two readable files is left")
+
+def check_labels(classifier, table:pd.DataFrame):
+    "Refuse labels that are none of the classifier's classes."
+    classes = classifier.card["classes"]
+    bad = [label for label in table.get("label", pd.Series()).dropna().unique() if label not in range(classes)]
+    if bad: raise InputError(f"label {bad[0]:g} is none of the classifier's {classes} classes, 0 to {classes - 1}")
 
 def given_of(pairs:Pairs, classifier) -> list: # names
     "What there is of what metrics may need."
@@ -263,7 +277,10 @@ def score(originals, # tensor (N,C,H,W) in [0,1], array, folder, or a manifest w
     pairs, frames = pairs_of(originals, reconstructions, owners, labels, skip_bad), []
     first = first_readable(pairs)
     wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), min((middle(first) if align else first).shape[-2:]))
-    if classifier is not None: classifier = classifier.to(device)
+    if classifier is not None:
+        if align: raise InputError("align cuts the images smaller than the classifier takes them; leave the classifier out, or align")
+        check_labels(classifier, pairs.table)
+        check_fits(classifier.to(device), first)
     with kept(frames, wanted, out):
         for frame in scored_parts(pairs, wanted, first.shape[1:], classifier, align, device, batch): frames.append(frame)
     scores = tidy(pd.concat(frames), wanted)
