@@ -24,7 +24,7 @@ from semsim.core import InputError, generator, load_weights, read_image, read_ta
 from semsim.metrics import METRICS, Metric, chosen, frechet_distance, identified, jackknife, kernel_distance, missing, register, register_embedder
 from semsim.models import build_classifier
 from semsim.networks import ALEXNET, INCEPTION, LPIPS, Embedder
-from semsim.scoring import score, score_chunk, score_sets
+from semsim.scoring import best_windows, score, score_sets
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = SHARED / "data/lpips_golden"
@@ -602,6 +602,18 @@ def test_memory_does_not_grow_with_the_files(tmp_path):
 
 
 # Translations
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (1, 33, 20)])
+def test_best_windows_are_those_of_a_search(shape):
+    originals, copies = torch.rand(2, 5, *shape, generator=generator("windows", shape))
+    reach = min(shape[1:]) // 8
+    middles = originals[..., reach : shape[1] - reach, reach : shape[2] - reach]
+    height, width = middles.shape[-2:]
+    found = (best_windows(originals, copies) - middles).square().mean((1, 2, 3))
+    places = [(down, right) for down in range(2 * reach + 1) for right in range(2 * reach + 1)]
+    errors = [(copies[..., down : down + height, right : right + width] - middles).square().mean((1, 2, 3)) for down, right in places]
+    assert found.tolist() == pytest.approx(torch.stack(errors).amin(0).tolist(), rel=1e-5)
 
 
 def test_align_undoes_a_translation():
