@@ -21,9 +21,9 @@ from skimage import metrics as reference
 
 from semsim import core, networks
 from semsim.core import InputError, generator, load_weights, read_image, read_table, to_tensor, write_image, write_table
-from semsim.metrics import METRICS, Metric, chosen, frechet_distance, identified, jackknife, kernel_distance, missing, register, register_embedder
+from semsim.metrics import METRICS, Metric, chosen, frechet_distance, identified, jackknife, kernel_distance, missing, register_embedder
 from semsim.models import build_classifier
-from semsim.networks import ALEXNET, INCEPTION, LPIPS, Embedder
+from semsim.networks import ALEXNET, INCEPTION, Embedder
 from semsim.scoring import best_windows, score, score_sets
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
