@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy import special
 from torch import Tensor
+from torchvision.transforms.functional import resize
 
 from .attack import total_variation
 from .core import InputError, check_images, check_name, find_weights, to_pil, to_tensor
@@ -241,13 +241,13 @@ def rounded(images:Tensor, # (B,C,H,W) in [0,1]
     "Images as an 8-bit file keeps them."
     return (images * 255).round() / 255
 
-def resized(size:int, # side in pixels
-           ): # function of images (B,C,H,W) in [0,1], which gives (B,3,size,size) in [0,1]
-    "Resize as PIL does it: bilinear, in 8 bits."
-    def resize(images):
-        pictures = [to_pil(image).resize((size, size), Image.BILINEAR) for image in images]
+def resized(size, # of the smaller side in pixels, or (height, width)
+           ): # function of images (B,C,H,W) in [0,1], which gives (B,3,H',W') in [0,1]
+    "Resize as torchvision does it with a picture: bilinear, in 8 bits."
+    def made(images):
+        pictures = [resize(to_pil(image), size) for image in images]
         return three_channels(torch.stack([to_tensor(picture) for picture in pictures]).to(images.device))
-    return resize
+    return made
 
 # %% ../nbs/20_metrics.ipynb #e56baee4
 def single_frechet(originals:Tensor, # (B,F)
@@ -277,7 +277,7 @@ PAPER = dict(protocol="paper2309")
 for embedder in [Embedder(f"lpips[{net}]", embedder.load, resized(256), f"{embedder.source.split(',')[0]}, 256 px, left in [0,1]", embedder.weights)
                  for net, embedder in LPIPS.items() if net != "vgg"]:
     register(Metric(f"paper2309/{embedder.name}", squared_l2, False, "[0, inf)", embedder.source, "what people call similar", embed=embedder, **PAPER))
-pool3 = Embedder("inception", INCEPTION.load, lambda images: INCEPTION.prepare(resized(64)(images)), f"64 px, {INCEPTION.source}", "inception")
+pool3 = Embedder("inception", INCEPTION.load, lambda images: INCEPTION.prepare(resized((64, 64))(images)), f"64 px, {INCEPTION.source}", "inception")
 for name, function, higher, values, more in (
     ("mse", mse, False, "[0, 1]", dict(embed=rounded, source="8 bits, then values in [0,1]", measures="pixels")),
     ("psnr", psnr, True, "(-inf, inf] dB", dict(embed=rounded, source="8 bits", measures="pixels")),
