@@ -88,6 +88,7 @@ def file_pairs(table:pd.DataFrame, # columns original and reconstruction: paths
                skip_bad:bool=False, # leave pairs with an unreadable file out, and say so
               ) -> Pairs:
     "Pairs that are files."
+    table = table.astype({"original": str, "reconstruction": str}).reset_index(drop=True)
     bad = set() # is spoken of once
     def read(paths):
         found = dict(each_image([path for path in paths if path not in bad], skip_bad=skip_bad))
@@ -192,7 +193,7 @@ def score_chunk(metrics:list, originals:Tensor, reconstructions:Tensor, owners:T
     return values
 
 # %% ../nbs/21_scoring.ipynb #d23b83d3
-def scored_parts(pairs:Pairs, metrics:list, shape, classifier, align:bool, device, batch:int): # frames with what is known of the pairs and a column for each metric
+def scored_parts(pairs:Pairs, metrics:list, shape, classifier, align:bool, device, batch:int): # (row numbers, metric's name -> values)
     "Score all pairs, a few at a time."
     prepare = lambda images: (middle(images) if align else images).to(device)
     with TemporaryDirectory() as folder:
@@ -206,7 +207,7 @@ def scored_parts(pairs:Pairs, metrics:list, shape, classifier, align:bool, devic
             given = dict(gallery=arrays, classifier=classifier)
             if "label" in table and table.label.notna().all(): given["labels"] = torch.tensor(table.label.to_numpy(int)).to(device)
             ready = {embed: torch.from_numpy(array[[row_of[key] for key in keys]]).to(device) for embed, array in arrays.items() if embed}
-            yield table.assign(**score_chunk(metrics, prepare(images), found, owners, classifier, given, ready))
+            yield table.index, score_chunk(metrics, prepare(images), found, owners, classifier, given, ready)
 
 # %% ../nbs/21_scoring.ipynb #6bbd0d6f
 def first_readable(pairs:Pairs) -> Tensor: # (1,C,H,W)
@@ -229,11 +230,10 @@ def given_of(pairs:Pairs, classifier) -> list: # names
     return [name for name, there in have.items() if there]
 
 # %% ../nbs/21_scoring.ipynb #1a2b7f51
-def tidy(scores:pd.DataFrame, metrics:list) -> pd.DataFrame: # in the order given, with what is known of the files first
-    "The columns that matter, and where their numbers come from."
-    known = [name for name in ("id", "label", "original", "reconstruction") if "id" in scores and name in scores]
-    scores = scores.sort_index(ignore_index=True)[[*known, *(metric.name for metric in metrics)]]
-    scores = scores.astype({name: str for name in ("original", "reconstruction") if name in scores})
+def tidy(table:pd.DataFrame, values:dict, done, metrics:list) -> pd.DataFrame: # in the order given, with what is known of the files first
+    "The rows that are done, and where their numbers come from."
+    known = [name for name in ("id", "label", "original", "reconstruction") if "id" in table and name in table]
+    scores = table[known].assign(**values)[done].reset_index(drop=True)
     weights = {metric.name: getattr(metric.embed, "weights", "") for metric in metrics}
     scores.attrs["metrics"] = {metric.name: dict(protocol=metric.protocol, source=metric.source) |
                                (dict(weights=weights_file(weights[metric.name])[1]) if weights[metric.name] else {}) for metric in metrics}
@@ -241,8 +241,7 @@ def tidy(scores:pd.DataFrame, metrics:list) -> pd.DataFrame: # in the order give
 
 # %% ../nbs/21_scoring.ipynb #b58ae0a3
 @contextmanager
-def kept(frames:list, # of what was scored so far, extended within the block
-         metrics:list, # that were computed
+def kept(table:pd.DataFrame, values:dict, done, metrics:list, # as for `tidy`; filled within the block
          out, # the file they are for, or None
         ):
     "Make the folder for `out`; if the block fails, write what there is beside it, and say so."
@@ -250,11 +249,11 @@ def kept(frames:list, # of what was scored so far, extended within the block
     if out: Path(out).parent.mkdir(parents=True, exist_ok=True)
     try: yield
     except BaseException as error:
-        if new and not frames: Path(out).parent.rmdir()
-        if not (out and frames): raise
+        if new and not done.any(): Path(out).parent.rmdir()
+        if not (out and done.any()): raise
         partial_out = Path(out).with_suffix(f".partial{Path(out).suffix}")
-        write_table(tidy(pd.concat(frames), metrics), partial_out)
-        note = f"{sum(map(len, frames))} pairs were scored before; they are in {partial_out}"
+        write_table(tidy(table, values, done, metrics), partial_out)
+        note = f"{done.sum()} pairs were scored before; they are in {partial_out}"
         if isinstance(error, InputError): raise InputError(f"{error}; {note}") from None
         warnings.warn(note)
         raise
@@ -274,16 +273,19 @@ def score(originals, # tensor (N,C,H,W) in [0,1], array, folder, or a manifest w
           skip_bad:bool=False, # leave pairs with an unreadable file out, and say so
          ) -> pd.DataFrame: # a row for each pair, in the order given: what is known of its files, and a column for each metric
     "Score reconstructions pair by pair."
-    pairs, frames = pairs_of(originals, reconstructions, owners, labels, skip_bad), []
+    pairs = pairs_of(originals, reconstructions, owners, labels, skip_bad)
     first = first_readable(pairs)
     wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), min((middle(first) if align else first).shape[-2:]))
     if classifier is not None:
         if align: raise InputError("align cuts the images smaller than the classifier takes them; leave the classifier out, or align")
         check_labels(classifier, pairs.table)
         check_fits(classifier.to(device), first)
-    with kept(frames, wanted, out):
-        for frame in scored_parts(pairs, wanted, first.shape[1:], classifier, align, device, batch): frames.append(frame)
-    scores = tidy(pd.concat(frames), wanted)
+    values, done = {metric.name: np.full(len(pairs.table), np.nan) for metric in wanted}, np.zeros(len(pairs.table), bool)
+    with kept(pairs.table, values, done, wanted, out):
+        for rows, part in scored_parts(pairs, wanted, first.shape[1:], classifier, align, device, batch):
+            for name in part: values[name][rows] = part[name]
+            done[rows] = True
+    scores = tidy(pairs.table, values, done, wanted)
     if out: write_table(scores, out)
     return scores
 
