@@ -315,12 +315,16 @@ def compare(teams, arch, variants, options):
 
 # What is written
 
+def processor():
+    "The processor's name."
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
 def machine(device):
     "What the numbers were measured on."
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")] or [platform.processor()]
     gpu = dict(gpu=torch.cuda.get_device_name()) if device == "cuda" else {}
-    return dict(cpu=models[0], cores=CORES, **gpu, system=platform.machine(), python=platform.python_version(), torch=torch.__version__,
+    return dict(cpu=processor(), cores=CORES, **gpu, system=platform.machine(), python=platform.python_version(), torch=torch.__version__,
                 breaching=version("breaching"))
 
 
@@ -361,11 +365,16 @@ def report(result):
         "Seconds an image until breaching's final PSNR:", markdown(race_heads, races)])
 
 
+def write_readme(script, tables):
+    "Put a script's tables into their place in README.md."
+    readme = HERE / "README.md"
+    place = rf"(?s)(<!-- {script} -->\n).*(<!-- end of {script} -->)"
+    readme.write_text(re.sub(place, lambda found: f"{found[1]}\n{tables}\n\n{found[2]}", readme.read_text()))
+
+
 def write_tables():
     "Put the tables of all JSON files here into README.md."
-    tables = "\n\n".join(report(json.loads(path.read_text())) for path in sorted(HERE.glob("attack*.json")))
-    readme = HERE / "README.md"
-    readme.write_text(re.sub(r"(?s)(<!-- attack.py -->\n).*(<!-- end -->)", lambda found: f"{found[1]}\n{tables}\n\n{found[2]}", readme.read_text()))
+    write_readme("attack.py", "\n\n".join(report(json.loads(path.read_text())) for path in sorted(HERE.glob("attack*.json"))))
 
 
 def parse_options():

@@ -9,16 +9,12 @@ and under `standard`, at the images' own size. What is written: `benchmarks/metr
 
 import argparse
 import json
-import os
 import platform
-import re
 import time
-import warnings
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import lpips
 import numpy as np
 import pandas as pd
 import torch
@@ -29,10 +25,11 @@ from skimage.io import imread
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torchvision.transforms import Compose, Resize, ToTensor
 
-from semsim.core import generator, load_weights, to_tensor, write_image
+from attack import CORES, HERE, markdown, number, processor, write_readme
+from semsim.core import generator, to_tensor, write_image
+from semsim.networks import LpipsVectors
 from semsim.scoring import score
 
-HERE = Path(__file__).resolve().parent
 COLUMNS = {"paper2309": [f"paper2309/{name}" for name in ("mse", "psnr", "ssim", "lpips[alex]")], "standard": ["mse", "psnr", "ssim", "lpips[alex]"]}
 COPIES = 14  # reconstructions of each original, as in the paper's study
 
@@ -41,26 +38,16 @@ def write_pairs(folder, count):
     "Crops of photographs, 32 pixels wide, and noisy copies of each; a manifest of them."
     pictures = [photographs.astronaut(), photographs.chelsea(), photographs.coffee(), photographs.rocket()]
     random, rows = generator("benchmark of metrics"), []
-    for number in range(count):
-        picture = pictures[number % len(pictures)]
+    for row in range(count):
+        picture = pictures[row % len(pictures)]
         top, left = (int(torch.randint(0, side - 160, (), generator=random)) for side in picture.shape[:2])
         original = F.interpolate(to_tensor(picture[top : top + 160, left : left + 160])[None], (32, 32), mode="area")[0]
-        write_image(original, folder / f"{number}_ori.png")
+        write_image(original, folder / f"{row}_ori.png")
         for copy in range(COPIES):
             noise = torch.randn(original.shape, generator=random)
-            write_image((original + (0.02 + 0.02 * copy) * noise).clamp(0, 1), folder / f"{number}_{copy}.png")
-            rows.append(dict(original=folder / f"{number}_ori.png", reconstruction=folder / f"{number}_{copy}.png"))
+            write_image((original + (0.02 + 0.02 * copy) * noise).clamp(0, 1), folder / f"{row}_{copy}.png")
+            rows.append(dict(original=folder / f"{row}_ori.png", reconstruction=folder / f"{row}_{copy}.png"))
     return pd.DataFrame(rows)
-
-
-def lpips_network():
-    "The package's network, with the bundled trunk."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    weights = load_weights("alexnet")
-    network.net.load_state_dict({name: weights[name.split(".", 1)[1]] for name in network.net.state_dict()})
-    return network
 
 
 @torch.no_grad()
@@ -75,48 +62,37 @@ def loop_over_files(pairs, network):
     return np.array(rows)
 
 
-def timed(function, *arguments):
-    begin = time.perf_counter()
-    found = function(*arguments)
-    return time.perf_counter() - begin, found
-
-
-def processor():
-    "The processor's name."
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def table(result):
     "What README.md shows."
     rows = [["loop over files", result["pairs_a_second"]["loop"], 1.0], *([f"semsim, {name}", result["pairs_a_second"][name], ratio] for name, ratio in result["ratios"].items())]
     machine, apart = result["machine"], max(result["largest_difference"].values())
-    return "\n".join([
+    return "\n\n".join([
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, PyTorch {machine['torch']}; {result['pairs']} pairs, "
         f"{result['copies']} reconstructions for each original; medians of {result['rounds']} rounds. The values under `paper2309` differ from the loop's by {apart:.1g} at most.",
-        "", "| | pairs a second | ratio |", "| --- | --- | --- |", *(f"| {name} | {rate:,.0f} | {ratio:.2f} |" for name, rate, ratio in rows)])
+        markdown(["", "pairs a second", "ratio"], [[name, number(rate), number(ratio, "{:.2f}")] for name, rate, ratio in rows])])
 
 
 def main(options):
     with TemporaryDirectory() as folder:
-        pairs, network = write_pairs(Path(folder), options.originals), lpips_network()
+        pairs = write_pairs(Path(folder), options.originals)
+        network = LpipsVectors("alex").lpips.to(memory_format=torch.contiguous_format)  # the package's own, as the loop has it
         runs = {"loop": lambda: loop_over_files(pairs, network),
                 **{name: lambda columns=columns: score(pairs, metrics=columns)[columns].to_numpy() for name, columns in COLUMNS.items()}}
         values = {name: run() for name, run in runs.items()}  # the first run loads the networks
         seconds = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, run in runs.items():
-                seconds[name].append(timed(run)[0])
+                begin = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - begin)
     apart = np.abs(values["loop"] - values["paper2309"]).max(0)
     rates = {name: len(pairs) / median(taken) for name, taken in seconds.items()}
     ratios = {name: median(slow / fast for slow, fast in zip(seconds["loop"], seconds[name])) for name in COLUMNS}
-    result = dict(machine=dict(processor=processor(), cores=len(os.sched_getaffinity(0)), python=platform.python_version(), torch=torch.__version__),
+    result = dict(machine=dict(processor=processor(), cores=CORES, python=platform.python_version(), torch=torch.__version__),
                   pairs=len(pairs), copies=COPIES, rounds=options.rounds, pairs_a_second=rates, ratios=ratios,
                   largest_difference=dict(zip(("mse", "psnr", "ssim", "lpips[alex]"), apart.tolist())))
     (HERE / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
-    readme = HERE / "README.md"
-    parts = re.split(r"(?s)(<!-- metrics.py -->\n).*(<!-- end of metrics.py -->)", readme.read_text())
-    readme.write_text("".join([parts[0], parts[1], "\n", table(result), "\n\n", *parts[2:]]))
+    write_readme("metrics.py", table(result))
     print(table(result))
 
 
