@@ -39,28 +39,30 @@ def score_table(summary, # as `semsim.scoring.summarise` gives it
                 sets, # as `semsim.scoring.score_sets` gives it
                ) -> str: # lines to print
     "Means with intervals, and the sets' values, as a table."
+    from semsim.scoring import direction
     rows = [(name, row["mean"], row.low, row.high, row.direction) for name, row in summary.iterrows()]
-    rows += [(name, row.value, row.low, row.high, "(a set's value; the interval is of the value less its bias) lower = more leakage") for name, row in sets.iterrows()]
+    rows += [(name, row.value, row.low, row.high, f"(a set's value; the interval is of the value less its bias) {direction(name)}") for name, row in sets.iterrows()]
     lines = [f"{'metric':<24}{'mean':>10}   {'95 % interval':<22}direction"]
-    for name, mean, low, high, direction in rows:
+    for name, mean, low, high, way in rows:
         interval = f"[{low:.4g}, {high:.4g}]" if low == low else "none"
-        lines.append(f"{name:<24}{mean:>10.4g}   {interval:<22}{direction}")
+        lines.append(f"{name:<24}{mean:>10.4g}   {interval:<22}{way}")
     return "\n".join(lines)
 
 # %% ../nbs/52_cli.ipynb #f5e7e545
 def write_scores(out:Path, # the folder for the results
                  scores, # as `semsim.scoring.score` gives it for files
                  sort:str, # metric by which the contact sheet is sorted
-                ):
-    "Write the table as CSV, and draw the pairs that leak most."
+                ) -> int: # how many pairs the contact sheet shows
+    "Write the table as Parquet, and draw the pairs that leak most."
     import torch
     from semsim.core import read_image, write_table
     from semsim.metrics import METRICS
     from semsim.report import SHEET, contact_sheet
-    write_table(scores, out/"scores.csv")
+    write_table(scores, out/"scores.parquet")
     leakiest = scores.sort_values(sort, ascending=not METRICS[sort].higher_is_leakier, kind="stable")[:SHEET]
     images = [torch.stack([read_image(path) for path in leakiest[column]]) for column in ("original", "reconstruction")]
     contact_sheet(out/"contact_sheet.png", *images, leakiest.id.tolist(), leakiest[sort].tolist(), sort, METRICS[sort].higher_is_leakier, of=len(scores))
+    return len(leakiest)
 
 # %% ../nbs/52_cli.ipynb #2ce2e46b
 def check_asked(names:list, # metrics
@@ -69,8 +71,9 @@ def check_asked(names:list, # metrics
     "Refuse a name that is no metric of pairs, before any work."
     from semsim.core import check_name
     from semsim.metrics import METRICS, Metric, register
-    from semsim.semsim import SemSim
-    if semsim: register(Metric("semsim", SemSim.load(semsim).score, False, "[0, 2]", f"SemSim, {semsim.name}"))
+    if semsim:
+        from semsim.semsim import SemSim
+        register(Metric("semsim", SemSim.load(semsim).score, False, "[0, 2]", f"SemSim, {semsim.name}"))
     return [check_name("metric of pairs", name, [known.name for known in METRICS.values() if known.per == "pair"]) for name in names]
 
 def score_files(originals, reconstructions, metrics, asked, protocol, align, classifier, device, out, skip_bad) -> tuple: # (table, lines to print)
@@ -81,7 +84,7 @@ def score_files(originals, reconstructions, metrics, asked, protocol, align, cla
     from semsim.scoring import score, score_sets, summarise
     wanted = list(dict.fromkeys([*metrics, *asked])) if metrics else "all"
     scores = score(originals, reconstructions, wanted, protocol, classifier=load_classifier(classifier) if classifier else None, align=align, device=device,
-                   out=out/"scores.parquet", skip_bad=skip_bad)
+                   out=out/"scores.csv", skip_bad=skip_bad)
     lacking = [name for name in asked if name not in scores]
     if lacking: raise InputError(f"{lacking[0]} was not computed under the protocol {protocol}; ask for it with --metric")
     sets = score_sets(scores, metrics=metrics or "all", protocol=protocol, device=device) if len(scores) > 1 else pd.DataFrame()
@@ -107,8 +110,8 @@ def score(
     sort = sort or (metric[0] if metric else "lpips[alex]" if protocol == "standard" else "paper2309/lpips[alex]")
     asked = check_asked([sort] + ([fail_above[0]] if fail_above else []), semsim)
     scores, lines = score_files(originals, reconstructions, metric, asked, protocol, align, classifier, device, out, skip_bad)
-    write_scores(out, scores, sort)
-    print(lines, f"{len(scores)} pairs; a row for each in {out/'scores.csv'}, the {min(20, len(scores))} that leak most in {out/'contact_sheet.png'}", sep="\n")
+    shown = write_scores(out, scores, sort)
+    print(lines, f"{len(scores)} pairs; a row for each in {out/'scores.csv'}, the {shown} that leak most in {out/'contact_sheet.png'}", sep="\n")
     if fail_above:
         from semsim.metrics import METRICS
         fine, line = gate(scores, *fail_above, METRICS[fail_above[0]].higher_is_leakier)

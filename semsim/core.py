@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'InputError', 'check_name', 'content_id', 'derive_seed', 'generator', 'seeded', 'pick_device', 'progress',
            'check_images', 'to_tensor', 'to_pil', 'read_image', 'atomic_path', 'write_image', 'save_tensors',
-           'load_tensors', 'write_table', 'read_table', 'Weights', 'weights_folders', 'find_weights', 'weights_file',
-           'load_weights', 'show_images']
+           'load_tensors', 'write_table', 'read_table', 'Weights', 'weights_folders', 'find_weights', 'file_hash',
+           'weights_file', 'load_weights', 'show_images']
 
 # %% ../nbs/00_core.ipynb #59721ac0
 import difflib
@@ -19,6 +19,7 @@ import random
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -232,6 +233,13 @@ def find_weights(name:str # a name in `WEIGHTS`
     return next((folder/file for folder in weights_folders() for file in files if (folder/file).is_file()), None)
 
 # %% ../nbs/00_core.ipynb #09e81e70
+@lru_cache
+def file_hash(path:Path,
+              stamp:tuple, # time and size of the file: a changed one is read again
+             ) -> str: # SHA-256, hexadecimal
+    "The hash of a file, computed once."
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
 def weights_file(name:str # a name in `WEIGHTS`
                 ) -> tuple: # (path, SHA-256 hash)
     "The file that holds a network's weights, downloaded if need be, after a check of its hash."
@@ -243,7 +251,7 @@ def weights_file(name:str # a name in `WEIGHTS`
         except (OSError, RuntimeError) as error:
             raise InputError(f"no weights for {name!r} ({error}): download {weights.url} into {path.parent}, or into a folder that the "
                              "environment variable SEMSIM_WEIGHTS names") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_hash(path, (path.stat().st_mtime_ns, path.stat().st_size))
     if digest.startswith(weights.files[path.name]): return path, digest
     raise InputError(f"{path}: its SHA-256 hash begins with {digest[:8]}, not with {weights.files[path.name][:8]}; remove it and get it again")
 

@@ -6,12 +6,12 @@
 __all__ = ['GROUPS', 'CLASSIFIER', 'METRICS', 'PAPER', 'pool3', 'PROTOCOLS', 'mse', 'rmse', 'psnr', 'ssim', 'ms_ssim', 'l2',
            'squared_l2', 'cosine', 'identified', 'confidence', 'in_top', 'frechet_distance', 'kernel_distance',
            'jackknife', 'png_bytes', 'variation', 'brightness', 'Metric', 'register', 'register_embedder', 'rounded',
-           'resized', 'single_frechet', 'prediction_score', 'still_right', 'missing', 'available', 'chosen',
+           'resized', 'single_frechet', 'prediction_score', 'still_right', 'lacking', 'missing', 'available', 'chosen',
            'check_pairs']
 
 # %% ../nbs/20_metrics.ipynb #e027f043
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -192,6 +192,17 @@ class Metric:
     needs: tuple = () # what else `function` is given, by name: "classifier", "labels", "gallery"
     least: int = 7 # smallest side in pixels
 
+    @property
+    def weights(self): # a name in `WEIGHTS`, or ""
+        "The weights that its embedder needs."
+        return getattr(self.embed, "weights", "")
+
+    @property
+    def wants(self): # names
+        "What must be given beside the pair."
+        return list(dict.fromkeys([*([CLASSIFIER] if self.embed == CLASSIFIER else []), *self.needs]))
+
+# %% ../nbs/20_metrics.ipynb #f8cffdc3
 METRICS = {}
 
 def register(metric:Metric) -> Metric: # the same
@@ -274,10 +285,9 @@ def still_right(originals:Tensor, reconstructions:Tensor, # (B,F) the classifier
 
 # %% ../nbs/20_metrics.ipynb #acca69a9
 PAPER = dict(protocol="paper2309")
-for embedder in [Embedder(f"lpips[{net}]", embedder.load, resized(256), f"{embedder.source.split(',')[0]}, 256 px, left in [0,1]", embedder.weights)
-                 for net, embedder in LPIPS.items() if net != "vgg"]:
+for embedder in [replace(LPIPS[net], prepare=resized(256), source=f"{LPIPS[net].source.split(',')[0]}, 256 px, left in [0,1]") for net in ("alex", "squeeze")]:
     register(Metric(f"paper2309/{embedder.name}", squared_l2, False, "[0, inf)", embedder.source, "what people call similar", embed=embedder, **PAPER))
-pool3 = Embedder("inception", INCEPTION.load, lambda images: INCEPTION.prepare(resized((64, 64))(images)), f"64 px, {INCEPTION.source}", "inception")
+pool3 = replace(INCEPTION, prepare=lambda images: INCEPTION.prepare(resized((64, 64))(images)), source=f"64 px, {INCEPTION.source}")
 for name, function, higher, values, more in (
     ("mse", mse, False, "[0, 1]", dict(embed=rounded, source="8 bits, then values in [0,1]", measures="pixels")),
     ("psnr", psnr, True, "(-inf, inf] dB", dict(embed=rounded, source="8 bits", measures="pixels")),
@@ -293,23 +303,25 @@ for name, function, higher, values, more in (
 ): register(Metric(f"paper2309/{name}", function, higher, values, **more, **PAPER))
 
 # %% ../nbs/20_metrics.ipynb #cc6f0ca9
-def missing(metric:Metric,
-            given=("classifier", "labels", "gallery"), # what there is of what a metric may need
-            side:int=10**6, # of the images, in pixels
-           ) -> str: # what a metric lacks, or ""
-    "What must be had before a metric can be computed."
-    wants = [name for name in (*metric.needs, *([CLASSIFIER] if metric.embed == CLASSIFIER else [])) if name not in given]
+def lacking(metric:Metric,
+            given, # what there is of "classifier", "labels", "gallery"
+            side:int, # of the images, in pixels
+           ) -> str: # what the caller must give, or ""
+    "What a metric lacks in a call."
+    wants = [name for name in metric.wants if name not in given]
     if "gallery" in wants: return "two originals or more"
-    if wants: return " and ".join(dict.fromkeys(f"{'a ' if name == CLASSIFIER else ''}{name}" for name in wants))
-    if side < metric.least: return f"sides of {metric.least} pixels or more"
-    weights = getattr(metric.embed, "weights", "")
-    return "" if not weights or find_weights(weights) else f"the weights {weights!r}, which semsim.core.weights_file gets"
+    if wants: return " and ".join(f"{'a ' if name == CLASSIFIER else ''}{name}" for name in wants)
+    return f"sides of {metric.least} pixels or more" if side < metric.least else ""
+
+def missing(metric:Metric) -> str: # what must be had first, or ""
+    "What a metric lacks on this machine."
+    return "" if not metric.weights or find_weights(metric.weights) else f"the weights {metric.weights!r}, which semsim.core.weights_file gets"
 
 def available() -> pd.DataFrame: # a row each
     "The registered metrics as a table."
     rows = [dict(metric=m.name, measures=m.measures, range=m.range, leakier="higher" if m.higher_is_leakier else "lower", per=m.per,
-                 needs=", ".join(dict.fromkeys([*([CLASSIFIER] if m.embed == CLASSIFIER else []), *m.needs, *([f"weights {m.embed.weights}"] if getattr(m.embed, "weights", "") else [])])),
-                 protocol=m.protocol, source=m.source, missing=missing(m)) for m in METRICS.values()]
+                 needs=", ".join([*m.wants, *([f"weights {m.weights}"] if m.weights else [])]), protocol=m.protocol, source=m.source, missing=missing(m))
+            for m in METRICS.values()]
     return pd.DataFrame(rows).set_index("metric")
 
 # %% ../nbs/20_metrics.ipynb #6773a5bf
@@ -323,12 +335,12 @@ def chosen(metrics, # "all", or metric names
           ) -> list: # of `Metric`
     "The metrics asked for, of one kind."
     check_name("protocol", protocol, PROTOCOLS)
-    if metrics == "all": return [m for m in METRICS.values() if (m.per, m.protocol) == (per, protocol) and not missing(m, given, side)]
+    if metrics == "all": return [m for m in METRICS.values() if (m.per, m.protocol) == (per, protocol) and not (lacking(m, given, side) or missing(m))]
     names = [metrics] if isinstance(metrics, str) else metrics
     wanted = [m for m in (METRICS[check_name("metric", name, METRICS)] for name in names) if m.per == per]
     for metric in wanted:
-        lacks = missing(metric, given, side)
-        if lacks and not lacks.startswith("the weights"): raise InputError(f"{metric.name} needs {lacks}")
+        lacks = lacking(metric, given, side)
+        if lacks: raise InputError(f"{metric.name} needs {lacks}")
     return wanted
 
 def check_pairs(originals:Tensor, reconstructions:Tensor):

@@ -126,17 +126,18 @@ def chunks(table:pd.DataFrame, # with a column original
 def read_chunk(pairs:Pairs,
                rows:list, # row numbers
                shape=None, # of an image; None for the first one's
-              ) -> tuple: # (those of the table's rows that could be read, originals (O,C,H,W), reconstructions (B,C,H,W)), or None
+              ) -> tuple: # (those of the table's rows that could be read, originals (O,C,H,W), (B,) each row's original, reconstructions (B,C,H,W)), or None
     "Read a few pairs, each original once."
     table = pairs.table.iloc[rows]
-    originals, found = pairs.originals(table.original.unique()), pairs.reconstructions(table.reconstruction)
+    originals, found = pairs.originals(table.original.unique()), pairs.reconstructions(table.reconstruction.unique())
     table = table[table.original.isin(originals.keys()) & table.reconstruction.isin(found.keys())]
     if table.empty: return None
-    originals = stack_images({key: originals[key] for key in table.original.unique()}, shape)
+    owners, keys = pd.factorize(table.original)
+    originals = stack_images({key: originals[key] for key in keys}, shape)
     rows, keys = pd.factorize(table.reconstruction) # a manifest may list one twice
     found = stack_images({key: found[key] for key in keys}, originals.shape[1:])[rows]
-    check_pairs(originals, originals), check_images(found, "reconstructions")
-    return table, originals, found
+    check_pairs(originals[owners], found)
+    return table, originals, owners, found
 
 # %% ../nbs/21_scoring.ipynb #53d9c488
 def best_windows(originals:Tensor, # (B,C,H,W) in [0,1]
@@ -164,14 +165,14 @@ def embedder_of(metric, classifier): # function of images, or None
     "What makes of images what the metric's function takes: `None` for the images themselves."
     return classifier.features if metric.embed == CLASSIFIER else metric.embed
 
-def galleries_of(metrics:list, pairs:Pairs, prepare, classifier, batch:int, folder) -> tuple: # (embedder -> (N,F) array on disk, key -> its row)
+def galleries_of(metrics:list, pairs:Pairs, shape, prepare, classifier, batch:int, folder) -> tuple: # (embedder -> (N,F) array on disk, key -> its row)
     "The embeddings of all originals, for the metrics that look for the nearest one."
     embedders = {embedder_of(metric, classifier) for metric in metrics if "gallery" in metric.needs}
     arrays, rows, keys = {}, {}, pairs.table.original.unique()
     for part in np.split(keys, range(batch, len(keys), batch)) if embedders else []:
         read = pairs.originals(part)
         if not read: continue
-        images = prepare(check_images(stack_images(read), "originals"))
+        images = prepare(check_images(stack_images(read, shape), "originals"))
         for number, embed in enumerate(embedders):
             with torch.no_grad(): vectors = (embed(images) if embed else images).flatten(1).cpu().numpy()
             if embed not in arrays: arrays[embed] = np.memmap(Path(folder)/str(number), "float32", "w+", shape=(len(keys), vectors.shape[1]))
@@ -197,16 +198,15 @@ def scored_parts(pairs:Pairs, metrics:list, shape, classifier, align:bool, devic
     "Score all pairs, a few at a time."
     prepare = lambda images: (middle(images) if align else images).to(device)
     with TemporaryDirectory() as folder:
-        arrays, row_of = galleries_of(metrics, pairs, prepare, classifier, batch, folder)
+        arrays, row_of = galleries_of(metrics, pairs, shape, prepare, classifier, batch, folder)
         for rows in progress(list(chunks(pairs.table, batch)), "score", unit="batch"):
             read = read_chunk(pairs, rows, shape)
             if read is None: continue
-            table, images, found = read
-            owners, keys = pd.factorize(table.original)
+            table, images, owners, found = read
             found = best_windows(images[owners].to(device), found.to(device)) if align else found.to(device)
             given = dict(gallery=arrays, classifier=classifier)
-            if "label" in table and table.label.notna().all(): given["labels"] = torch.tensor(table.label.to_numpy(int)).to(device)
-            ready = {embed: torch.from_numpy(array[[row_of[key] for key in keys]]).to(device) for embed, array in arrays.items() if embed}
+            if any("labels" in metric.needs for metric in metrics): given["labels"] = torch.tensor(table.label.to_numpy(int)).to(device)
+            ready = {embed: torch.from_numpy(array[[row_of[key] for key in table.original.unique()]]).to(device) for embed, array in arrays.items() if embed}
             yield table.index, score_chunk(metrics, prepare(images), found, owners, classifier, given, ready)
 
 # %% ../nbs/21_scoring.ipynb #6bbd0d6f
@@ -234,9 +234,8 @@ def tidy(table:pd.DataFrame, values:dict, done, metrics:list) -> pd.DataFrame: #
     "The rows that are done, and where their numbers come from."
     known = [name for name in ("id", "label", "original", "reconstruction") if "id" in table and name in table]
     scores = table[known].assign(**values)[done].reset_index(drop=True)
-    weights = {metric.name: getattr(metric.embed, "weights", "") for metric in metrics}
     scores.attrs["metrics"] = {metric.name: dict(protocol=metric.protocol, source=metric.source) |
-                               (dict(weights=weights_file(weights[metric.name])[1]) if weights[metric.name] else {}) for metric in metrics}
+                               (dict(weights=weights_file(metric.weights)[1]) if metric.weights else {}) for metric in metrics}
     return scores
 
 # %% ../nbs/21_scoring.ipynb #b58ae0a3
@@ -300,22 +299,21 @@ def score_sets(originals, reconstructions=None, # as for `score`
               ) -> pd.DataFrame: # a row for each metric of sets: value, bias, low, high, n
     "Score reconstructions as a set."
     pairs = pairs_of(originals, reconstructions, owners, skip_bad=skip_bad)
-    wanted, owned, shape = chosen(metrics, "set", protocol), [], None
+    wanted, owners, row_of, shape = chosen(metrics, "set", protocol), [], {}, None
     if not wanted: return pd.DataFrame(columns=["value", "bias", "low", "high", "n"])
     vectors = {metric.embed: ([], []) for metric in wanted}
     for rows in progress(list(chunks(pairs.table, batch)), "score sets", unit="batch"):
         read = read_chunk(pairs, rows, shape)
         if read is None: continue
-        table, images, found = read
+        table, images, _, found = read
         shape = images.shape[1:]
-        new = [key for key in table.original.unique() if key not in set(owned)]
-        owned += table.original.tolist()
+        new = [number for number, key in enumerate(table.original.unique()) if key not in row_of] # one with many pairs may have been in the part before
+        for key in table.original.unique(): row_of.setdefault(key, len(row_of))
+        owners += [row_of[key] for key in table.original]
         for embed, (first, second) in vectors.items():
-            if new: first.append(embed(images[[list(table.original.unique()).index(key) for key in new]].to(device)).cpu())
+            if new: first.append(embed(images[new].to(device)).cpu())
             second.append(embed(found.to(device)).cpu())
-    keys = {key: row for row, key in enumerate(dict.fromkeys(owned))}
-    owners = torch.tensor([keys[key] for key in owned])
-    found = {m.name: jackknife(m.function, *(torch.cat(part) for part in vectors[m.embed]), owners) for m in wanted}
+    found = {m.name: jackknife(m.function, *(torch.cat(part) for part in vectors[m.embed]), torch.tensor(owners)) for m in wanted}
     return pd.DataFrame(found, index=["value", "bias", "low", "high", "n"]).T.astype({"n": int})
 
 # %% ../nbs/21_scoring.ipynb #cf299465
@@ -323,8 +321,8 @@ def baselines(originals:Split,
               seed:int=0, # of the choice within a class
              ) -> dict: # name -> (N,C,H,W) in [0,1]
     "Reconstructions that know nothing of their original but its data set, or its class."
-    images, order = originals.images, torch.randperm(len(originals), generator=generator("baselines", seed)).tolist()
-    others = {label: [row for row in order if originals.labels[row] == label] for label in originals.labels.tolist()}
+    images, labels, others = originals.images, originals.labels.tolist(), {}
+    for row in torch.randperm(len(originals), generator=generator("baselines", seed)).tolist(): others.setdefault(labels[row], []).append(row)
     for label, rows in others.items():
         if len(rows) < 2: raise InputError(f"class {label} has one original, so there is no other of its class; give two or more")
     following = {row: rows[(number + 1) % len(rows)] for rows in others.values() for number, row in enumerate(rows)}

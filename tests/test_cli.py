@@ -303,7 +303,8 @@ def test_skip_bad_leaves_a_pair_out_and_names_it(kind, change, recs, semsim, tmp
 def test_a_full_disk_leaves_whole_files_only(recs, semsim, tmp_path):
     ended = semsim(*SCORE, "--metric", "mse", largest=3000)
     assert ended.code == 2 and ended.err.startswith("error: ") and ended.err.count("\n") == 1
-    assert not list((tmp_path / "scores").iterdir())  # but the folder is there: the scores could be computed
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["scores.csv"]
+    assert len(pd.read_csv(tmp_path / "scores/scores.csv")) == 6
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "score", "recs", "nowhere"), ("score", "recs", "nowhere", "--debug")], ids=["before", "after"])

@@ -555,6 +555,22 @@ def test_a_bad_file_is_named_and_what_was_scored_is_kept(how, tmp_path):
     assert not (tmp_path / "scores.parquet").exists()
 
 
+def test_an_original_of_another_size_is_named_by_every_metric(tmp_path):
+    write_pairs(tmp_path, 6)
+    for kind in ("ori", "rec"):
+        spoil(tmp_path / f"004_1_{kind}.png", "size")
+    for name in ("mse", "identified[pixels]", "identified[alexnet]"):
+        with pytest.raises(InputError, match="004_1_ori.png: its shape is"):
+            score(tmp_path, tmp_path, [name], batch=2)
+
+
+def test_sets_do_not_depend_on_the_batch():
+    originals, owners = pictures(32), [0, 1, 2, 3] * 4
+    copies = spoilt(originals)
+    whole, parts = (score_sets(originals, copies, owners=owners, batch=batch) for batch in (64, 3))  # an original has four
+    assert parts.value.to_numpy() == pytest.approx(whole.value.to_numpy(), rel=1e-4) and parts.n.tolist() == [4, 4]
+
+
 def test_one_torn_file_among_many_can_be_left_out(tmp_path):
     write_pairs(tmp_path, 30)
     spoil(tmp_path / "017_1_ori.png", "torn")
