@@ -6,7 +6,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["core", "data", "models", "networks", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
+    submodules=["core", "data", "models", "networks", "human_study", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
                 "annotate", "semsim", "analysis", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
