@@ -7,7 +7,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["core", "data", "models", "networks", "human_study", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
-                "annotate", "semsim", "analysis", "study", "report", "cli"],
+                "annotate", "semsim", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
         "models": ["build_classifier", "load_classifier"],
@@ -18,7 +18,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "metrics": ["available"],
         "scoring": ["score"],
         "semsim": ["SemSim", "train_semsim"],
-        "analysis": ["agreement", "compare"],
+        "intervals": ["agreement"],
+        "comparison": ["compare"],
+        "ceilings": ["ceiling"],
         "study": ["Study", "run_study"],
     },
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'data_commands', 'gate', 'score_table', 'write_scores', 'check_asked', 'score_files', 'score', 'run',
-           'human_study', 'main', 'stop']
+           'human_study', 'metric_columns', 'human_column', 'only_rows', 'analyse', 'main', 'stop']
 
 # %% ../nbs/52_cli.ipynb #2f2100de
 import sys
@@ -161,6 +161,62 @@ def human_study(
     "What five people recognised in 8,400 reconstructions of CIFAR-100 images (Sun et al., 2023)."
     from semsim.human_study import read_human_study, write_human_study
     print(*write_human_study(out, *read_human_study(source)), sep="\n")
+
+# %% ../nbs/52_cli.ipynb #c323935d
+_NAMES = {"model", "original", "label", "id", "seed", "fold", "arch", "variant", "image"} # numbers in these columns are not measurements
+
+def metric_columns(scores, asked:list, higher:list, lower:list) -> tuple: # (names of metrics, their directions where told)
+    "The metrics of a table and the directions that were told."
+    told = dict.fromkeys(higher, True) | dict.fromkeys(lower, False)
+    columns = [name for name in scores.select_dtypes("number").columns if name not in _NAMES]
+    return (list(asked) or columns), told
+
+def human_column(annotations, asked:str) -> str:
+    "The column with the human score: the one asked for, or the only one there is."
+    from semsim.core import InputError, check_name
+    numbers = annotations.select_dtypes(["number", "bool"])
+    shares = [name for name in numbers if name not in _NAMES and not name.startswith(("right_", "answer_")) and numbers[name].dropna().astype(float).between(0, 1).all()]
+    if asked: return check_name("human score", asked, annotations.columns)
+    if len(shares) != 1: raise InputError(f"name the human score with --human: {', '.join(shares) or 'the annotations have no column of shares from 0 to 1'}")
+    return shares[0]
+
+def only_rows(table, conditions:list): # the rows that meet all conditions
+    "The rows of a table for which every `COLUMN=VALUE` holds."
+    from semsim.core import InputError, check_name
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not equals: raise InputError(f"--only {condition}: expected COLUMN=VALUE")
+        table = table[table[check_name("column", name, table.columns)].astype(str) == value]
+        if not len(table): raise InputError(f"--only {condition}: no row is left")
+    return table
+
+# %% ../nbs/52_cli.ipynb #2858f996
+@app.command()
+def analyse(
+    scores:Path=typer.Argument(help="Table (.csv, .parquet): model, original, a column for each metric."),
+    annotations:Path=typer.Argument(help="Table: model, original, human scores from 0 to 1; or answers: item, annotator, answer."),
+    human:str=typer.Option("", help="Column of the human score; not needed if there is only one."),
+    annotator:str=typer.Option("", help="Who annotated, for the titles, such as 'five people'. Default: the file's name."),
+    metric:list[str]=typer.Option(None, help="Metric to analyse, repeatable; without it every column of numbers."),
+    higher:list[str]=typer.Option(None, help="A metric that is higher where more leaks, repeatable; needed for metrics that semsim does not know."),
+    lower:list[str]=typer.Option(None, help="A metric that is lower where more leaks, repeatable."),
+    only:list[str]=typer.Option(None, metavar="COLUMN=VALUE", help="Use only rows with this value, repeatable."),
+    out:Path=typer.Option(Path("analysis"), help="Folder for report.html, tables and figures."),
+    resamples:int=typer.Option(2000, help="Drawn studies for the intervals."),
+    seed:int=typer.Option(0, help="Seed of all draws."),
+):
+    "Say which metric agrees with the annotators, and how surely."
+    from semsim.conclusions import join_annotations, report, write_agreement_report
+    from semsim.core import read_table
+    table, answers = read_table(scores), read_table(annotations)
+    names, told = metric_columns(table, metric or [], higher or [], lower or [])
+    joined, left_out = join_annotations(table, answers)
+    joined = only_rows(joined, only or [])
+    single = [name for name in joined if name.startswith("right_")]
+    found = report(joined, human_column(joined.drop(columns=names, errors="ignore"), human), names, annotator or f"annotators of {annotations.name}", told, single, left_out,
+                   resamples, seed=seed)
+    for name, lines in found.three.items(): print(name, *lines, "", sep="\n")
+    print(*found.verdict, *found.left_out, f"Report: {write_agreement_report(found, out).resolve()}", sep="\n")
 
 # %% ../nbs/52_cli.ipynb #799b59f2
 def main():

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from .analysis import COEFFICIENTS, LEVELS
 from .core import InputError, check_name
-from .intervals import CHUNK, FACETS, Draws, FewPoints, ManyPoints, checked_rows, draws, in_threads, interval, mean_defined, resample
+from .intervals import FACETS, Draws, FewPoints, ManyPoints, blocks, checked_rows, draws, in_threads, interval, mean_defined, resample
 
 # %% ../nbs/42_comparison.ipynb #b85b502f
 def _swaps(n_cells, n_permutations, seed):
@@ -81,7 +81,7 @@ def permutation_test(
     once = np.ones((len(rows.originals), 1))
     def p_value(pair):
         swap = _SWAP[level](rows, *z[list(pair)], coefficient)
-        found = [swap(swaps[:, start:start + CHUNK].astype(float)) for start in range(0, swaps.shape[1], CHUNK)]
+        found = [swap(swaps[:, part].astype(float)) for part in blocks(2 * len(swaps), swaps.shape[1])]
         lead = np.abs(np.concatenate([mean_defined((a - b)[None], once)[0] for a, b in found]))
         return np.nan if np.isnan(lead[0]) else (1 + (lead[1:] >= lead[0] - 1e-12).sum()) / (1 + n_permutations)
     return in_threads(p_value, pairs)
@@ -131,34 +131,45 @@ def compare(
     higher_is_leakier:dict=None, # for columns that are no metric of this project: True where higher means more leakage
     level:str="original", # "model", "image" or "original"
     coefficient:str="spearman", # "spearman", "pearson", "kendall" or "auc"
-    facet:str="originals", # what the interval draws again: "originals", "models" or "both"
+    facet:str="originals", # what the interval draws again: "originals", "models", "both", or "all"
     n_resamples:int=2000, # drawn studies
     n_permutations:int=1000, # of PERM-BOTH
     seed:int=0, # of draws and permutations
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # a row a pair: `metric` is ahead of `other` by `statistic`
+)->pd.DataFrame: # a row a pair and facet: `metric` is ahead of `other` by `statistic`
     "Which of two metrics agrees better with the annotators: every pair, tested."
-    for kind, name, known in (("level", level, LEVELS), ("coefficient", coefficient, COEFFICIENTS), ("facet", facet, FACETS)): check_name(kind, name, known)
+    for kind, name, known in (("level", level, LEVELS), ("coefficient", coefficient, COEFFICIENTS), ("facet", facet, [*FACETS, "all"])): check_name(kind, name, known)
     rows = checked_rows(scores, human, metrics, higher_is_leakier)
     _check_comparison(rows, level, coefficient)
-    drawn = draws(len(rows.originals), len(rows.models), facet, n_resamples, seed)
-    pairs = list(combinations(range(len(rows.metrics)), 2))
-    once = Draws(np.ones((len(rows.originals), 1)), np.ones((len(rows.models), 1)), 0)
-    values = resample(rows, level, [coefficient], once)[coefficient][:, 0]
-    table = _pair_rows(rows, pairs, values, level, coefficient, drawn, n_permutations, seed, confidence)
-    return _with_holm(table.assign(human=human, level=level, coefficient=coefficient, facet=facet, estimand=FACETS[facet], dropped=rows.dropped))
+    pairs, values = _leading(rows, level, coefficient)
+    p = _p_values(rows, pairs, level, coefficient, n_permutations, seed)
+    table = []
+    for one in FACETS if facet == "all" else (facet,):
+        drawn = draws(len(rows.originals), len(rows.models), one, n_resamples, seed)
+        found = _pair_rows(rows, pairs, values, p, level, coefficient, drawn, confidence)
+        table.append(_with_holm(found.assign(human=human, level=level, coefficient=coefficient, facet=one, estimand=FACETS[one], dropped=rows.dropped)))
+    return pd.concat(table, ignore_index=True)
 
 # %% ../nbs/42_comparison.ipynb #527bff0d
-def _pair_rows(rows, pairs, values, level, coefficient, drawn, n_permutations, seed, confidence):
-    "A row for each pair, the better metric first"
-    leading = [(a, b) if not values[a] < values[b] else (b, a) for a, b in pairs]
-    differences = resample(rows, level, [coefficient], drawn, [list(side) for side in zip(*leading)])[coefficient]
-    if coefficient == "auc": test, ps = "cluster bootstrap", [_bootstrap_p(one, drawn) for one in differences]
-    elif coefficient == "pearson" and level == "model": test, ps = "Williams", [_williams_of(rows, pair) for pair in leading]
-    else: test, ps = "PERM-BOTH", permutation_test(rows, leading, level, coefficient, n_permutations, seed)
+def _leading(rows, level, coefficient):
+    "All pairs of metrics, the better one first; and the values of the metrics"
+    once = Draws(np.ones((len(rows.originals), 1)), np.ones((len(rows.models), 1)), 0)
+    values = resample(rows, level, [coefficient], once)[coefficient][:, 0]
+    return [(b, a) if values[a] < values[b] else (a, b) for a, b in combinations(range(len(values)), 2)], values
+
+def _p_values(rows, pairs, level, coefficient, n_permutations, seed):
+    "The test of a coefficient at a level, and its p for each pair; none yet for the AUC, whose p comes from its resamples"
+    if coefficient == "auc": return "cluster bootstrap", None
+    if coefficient == "pearson" and level == "model": return "Williams", [_williams_of(rows, pair) for pair in pairs]
+    return "PERM-BOTH", permutation_test(rows, pairs, level, coefficient, n_permutations, seed)
+
+def _pair_rows(rows, pairs, values, tested, level, coefficient, drawn, confidence):
+    "A row for each pair"
+    differences = resample(rows, level, [coefficient], drawn, [list(side) for side in zip(*pairs)])[coefficient]
+    test, ps = tested[0], tested[1] or [_bootstrap_p(one, drawn) for one in differences]
     n = {"model": len(rows.models), "image": len(rows.human), "original": len(rows.originals)}[level]
     return pd.DataFrame([dict(metric=rows.metrics[a], other=rows.metrics[b], value=values[a], other_value=values[b], **interval(d, drawn, confidence),
-                              pvalue=p, test=test, n=n) for (a, b), d, p in zip(leading, differences, ps)])
+                              pvalue=p, test=test, n=n) for (a, b), d, p in zip(pairs, differences, ps)])
 
 def _with_holm(table):
     "The same table with p corrected for the number of tests, in its order of columns"

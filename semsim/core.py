@@ -193,12 +193,14 @@ def write_table(table:pd.DataFrame, # any tidy table
         if Path(path).suffix == ".csv": table.to_csv(temporary, index=False)
         else: table.to_parquet(temporary, index=False)
 
-def read_table(path # a .parquet file
-              ) -> pd.DataFrame:
+def read_table(path # a .parquet or .csv file
+              ) -> pd.DataFrame: # from CSV, the columns id, item, model, original and annotator are texts
     "Read a table; a missing or damaged file raises an `InputError`."
+    kind = {".parquet": "Parquet", ".csv": "CSV"}.get(Path(path).suffix)
     if not Path(path).is_file(): raise InputError(f"{path}: no such file")
-    try: return pd.read_parquet(path)
-    except (OSError, ValueError) as error: raise InputError(f"{path}: not a readable Parquet file ({error})") from None
+    if not kind: raise InputError(f"{path}: a table is a .csv or a .parquet file")
+    try: return pd.read_parquet(path) if kind == "Parquet" else pd.read_csv(path, dtype=dict.fromkeys(("id", "item", "model", "original", "annotator"), str))
+    except (OSError, ValueError) as error: raise InputError(f"{path}: not a readable {kind} file ({error})") from None
 
 # %% ../nbs/00_core.ipynb #5ccf04ed
 @dataclass(frozen=True)

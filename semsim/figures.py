@@ -40,7 +40,7 @@ def _who(annotator):
 
 def _axes(ax, width, height):
     "The axes given, or those of a new figure of that many inches"
-    return ax or plt.figure(figsize=(width, height), dpi=90, layout="constrained").add_subplot()
+    return ax or plt.figure(figsize=(width, height), dpi=80, layout="constrained").add_subplot()
 
 def _write(ax, title, xlabel, ylabel=""):
     "Title and labels, in which a `$` is a `$`"
@@ -51,7 +51,7 @@ def _write(ax, title, xlabel, ylabel=""):
 
 def _legend_below(ax, **settings):
     "A legend under the axis label, whatever the height of the axes"
-    down = ScaledTranslation(0, -44 / 72, ax.figure.dpi_scale_trans)
+    down = ScaledTranslation(0, -(36 + 12 * ax.get_xlabel().count("\n")) / 72, ax.figure.dpi_scale_trans)
     return ax.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down, borderaxespad=0, frameon=False, fontsize=8, **settings)
 
 # %% ../nbs/44_figures.ipynb #c9aabec0
@@ -83,9 +83,13 @@ def _points(rows, level):
 
 # %% ../nbs/44_figures.ipynb #df892b3c
 def _name_points(ax, x, y, names):
-    "Number the points, and name them beside the axes"
+    "Number the points, each on the side away from its nearest neighbour, and name them beside the axes"
     ax.margins(.1)
-    for number, point in enumerate(zip(x, y), 1): ax.annotate(number, point, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    apart = sum((np.subtract.outer(v, v) / max(np.ptp(v), 1e-12))**2 for v in (x, y)) # as seen on the axes
+    np.fill_diagonal(apart, np.inf)
+    for number, near in enumerate(apart.argmin(1)):
+        left = x[near] > x[number]
+        ax.annotate(number + 1, (x[number], y[number]), xytext=(-4 if left else 4, 3), textcoords="offset points", ha="right" if left else "left", fontsize=7)
     names = "\n".join(f"{number}  {name}" for number, name in enumerate(names, 1))
     ax.annotate(names, (1, 1), xytext=(6, 0), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=7, linespacing=1.5, parse_math=False)
 
@@ -138,8 +142,7 @@ def _shown(table, level, coefficient, facet):
 
 def _points_text(table, level):
     "How many points a table's correlations have"
-    if level == "original": return f"n={table.n.max()} of {table.originals.max()} originals"
-    return f"n={table.n.max()} {'models' if level == 'model' else 'reconstructions'}"
+    return f"n={table.n.max()}" + (f" of {table.originals.max()}" if level == "original" else "")
 
 def _offsets(facets, step=.22):
     "How far from its line each facet's mark stands, the first on top"
@@ -152,6 +155,7 @@ def plot_forest(
     level:str="original", # a level that the table holds
     coefficient:str="spearman", # a coefficient that the table holds at that level
     facet:str=None, # what was drawn again for the intervals; None for every facet in the table
+    confidence:float=.95, # that of the table's intervals
     ax:plt.Axes=None, # where to draw; a new figure by default
 )->plt.Axes: # the axes drawn on
     "Forest plot: how well each metric agrees with the annotators, with intervals, best on top."
@@ -163,13 +167,14 @@ def plot_forest(
         part, (color, style, marker) = table[table.facet == name], FACET_STYLE[name]
         at = part.metric.map(line) + offsets[name]
         ax.hlines(at, part.low, part.high, color=color, ls=style, lw=2)
-        ax.plot(part.statistic, at, marker, ms=5, color=color, label=f"{name}: {FACETS[name]}")
+        ax.plot(part.statistic, at, marker, ms=5, color=color)
+        ax.plot([], [], marker, ls=style, lw=2, ms=5, color=color, label=f"{name}: {FACETS[name]}")
     ax.axvline(.5 if coefficient == "auc" else 0, color="0.5", lw=1, ls=(0, (4, 4)), zorder=0)
     ax.set_yticks(range(len(values)), [name if value == value else f"{name} (undefined)" for name, value in values.items()], parse_math=False)
     ax.set_ylim(-.7, len(values) - .3)
-    estimand = f"95 % intervals: {FACETS[facets[0]]}\n" if len(facets) == 1 else ""
+    estimand = f"{confidence * 100:g} % intervals: {FACETS[facets[0]]}\n" if len(facets) == 1 else ""
     _write(ax, f"{LEVELS[level]}, {_points_text(table, level)}\n{estimand}{who}", f"{COEFFICIENTS[coefficient]} with the annotators (higher = agrees better)")
-    if len(facets) > 1: _legend_below(ax, title="95 % intervals for", title_fontsize=8, alignment="left")
+    if len(facets) > 1: _legend_below(ax, title=f"{confidence * 100:g} % intervals for", title_fontsize=8, alignment="left")
     return ax
 
 # %% ../nbs/44_figures.ipynb #b8f8182d
@@ -204,11 +209,14 @@ def plot_metric_matrix(
     ax = _axes(ax, 2.2 + .55 * len(matrix), 1.6 + .5 * len(matrix))
     ax.set_facecolor("0.85") # seen where a correlation is undefined
     sns.heatmap(matrix, vmin=-1, vmax=1, cmap="PuOr", annot=True, fmt=".2f", annot_kws=dict(size=8), square=True, linewidths=.5, ax=ax,
-                cbar_kws=dict(label=f"{COEFFICIENTS[coefficient]}, the metrics' own signs"))
+                cbar_kws=dict(ticks=[-1, -.5, 0, .5, 1]))
+    for text in ax.texts: text.set_color("w" if abs(float(text.get_text())) > .65 else "k") # legible on each shade
+    ax.collections[0].colorbar.set_label(f"{COEFFICIENTS[coefficient]},\nthe metrics' own signs", size=8)
+    ax.collections[0].colorbar.ax.tick_params(labelsize=8)
     ax.set_xticks(ax.get_xticks(), matrix.columns, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     ax.set_yticks(ax.get_yticks(), matrix.index, rotation=0, parse_math=False)
     used = scores.dropna(subset=list(matrix))
-    n = {"image": f"{len(used)} reconstructions", "model": f"{used.model.nunique()} models", "original": f"{used.original.nunique()} originals"}[level]
+    n = {"image": len(used), "model": used.model.nunique(), "original": used.original.nunique()}[level]
     _write(ax, f"metrics among themselves\n{LEVELS[level]}, n={n}", "")
     return ax
 
@@ -241,7 +249,7 @@ def reliability(
     shares = np.divide(recognised @ drawn.originals, drawn_rows, out=np.full(drawn_rows.shape, np.nan), where=drawn_rows > 0)
     own = pd.Series(rows.signs[0] * rows.values[0]).groupby(number)
     about = pd.DataFrame(dict(value=own.median(), lowest=own.min(), highest=own.max(), n=own.size(), originals=(all_rows > 0).sum(1)))
-    found = pd.DataFrame([interval(share, drawn) for share in shares]).join(about)
+    found = pd.DataFrame([interval(share, drawn) for share in np.round(shares, 12)]).join(about) # equal shares stay equal
     return found.assign(bin=range(1, len(found) + 1), metric=metric, human=human, higher_is_leakier=rows.signs[0] > 0, dropped=rows.dropped,
                         estimand=FACETS["originals"]).set_index("bin").reset_index()
 
@@ -257,9 +265,9 @@ def plot_reliability(
     ax = _axes(ax, 5.4, 3.6)
     ax.axhline((table.statistic * table.n).sum() / table.n.sum(), color="0.5", lw=1, ls="--", label="all reconstructions")
     ax.vlines(table.value, table.low, table.high, color=BLUE, lw=2)
-    ax.plot(table.value, table.statistic, "o-", color=BLUE, lw=.8, ms=5, label=f"a bin, at its median; 95 % interval: {first.estimand}")
+    ax.plot(table.value, table.statistic, "o-", color=BLUE, lw=.8, ms=5, label=f"a bin, at its median\n95 % intervals: {first.estimand}")
     ax.set_ylim(-.03, 1.03)
-    _write(ax, f"{first.metric}, {len(table)} bins of {LEVELS['image']}, n={table.n.sum()}\n{who}",
+    _write(ax, f"{first.metric}, {len(table)} bins\n{LEVELS['image']}, n={table.n.sum()}\n{who}",
            f"{first.metric}{f' [{unit}]' if unit else ''}\n{_direction(first.higher_is_leakier)}", f"{first.human} [share]\n(higher = more leakage)")
     _legend_below(ax)
     return ax
@@ -316,7 +324,7 @@ def _draw_pairs(figure, part, originals, reconstructions, columns):
     for number, (pair, row) in enumerate(zip(axes.T, part.itertuples())):
         images = _of(originals, row.original, f"original {row.original}"), _of(reconstructions, (row.model, row.original), f"model {row.model}, original {row.original}")
         model = "\n".join(textwrap.wrap(str(row.model), 18)) or "?"
-        texts = f"original {row.original}", f"{model}\n{row.metric} {row.value:.3g}\nrecognised {row.share:.0%}"
+        texts = f"original {row.original}", f"{model}\n{row.metric} {row.value:.3g}\nrecognised {100 * row.share:.0f} %"
         for ax, image, text, side in zip(pair, images, texts, ("original", "reconstruction")): _draw_image(ax, image, text, "" if number else side)
 
 def plot_disagreements(
@@ -329,7 +337,7 @@ def plot_disagreements(
     if not len(found): raise InputError("no disagreement to draw: the table of `disagreements` is empty")
     who, first, parts = _who(annotator), found.iloc[0], [found[found.kind == kind] for kind in DISAGREEMENTS if (found.kind == kind).any()]
     columns = max(map(len, parts))
-    figure = plt.figure(figsize=(max(6.4, 1.15 * columns + .4), .7 + 3.2 * len(parts)), dpi=90, layout="constrained")
+    figure = plt.figure(figsize=(max(6.4, 1.15 * columns + .4), .7 + 3.2 * len(parts)), dpi=80, layout="constrained")
     plt.close(figure) # the caller shows it, once
     figure.suptitle(f"{first.metric} {_direction(first.higher_is_leakier)}, {LEVELS['image']}, n={first.n}\n{who}", fontsize=10, parse_math=False)
     for part, sub in zip(parts, figure.subfigures(len(parts), squeeze=False)[:, 0]): _draw_pairs(sub, part, originals, reconstructions, columns)
@@ -356,27 +364,29 @@ def _survivors(tables):
 def plot_survivors(
     tables:dict, # facet -> table from `compare`, of the same metrics, level and coefficient
     annotator:str, # who annotated, e.g. "panel B (machine), n=3"
+    confidence:float=.95, # that of the tables' intervals
     ax:plt.Axes=None, # where to draw; a new figure by default
 )->plt.Axes: # the axes drawn on
     "Which leads of one metric over another survive other originals, other models, and both; largest on top."
     whole, who = _survivors(tables), _who(annotator)
-    names, facets, first = list(dict.fromkeys(whole.pair)), [name for name in FACETS if name in tables], whole.iloc[-1]
-    ax, offsets, counts = _axes(ax, 6.4, 1.9 + len(names) * (.2 + .1 * len(facets)) + .2 * len(facets)), _offsets(facets), []
+    names, facets, first, counts = list(dict.fromkeys(whole.pair)), [name for name in FACETS if name in tables], whole.iloc[-1], []
+    ax = _axes(ax, 6.4, 1.9 + len(names) * (.14 + .08 * len(facets)) + .2 * len(facets))
+    offsets, line = _offsets(facets), {name: number for number, name in enumerate(names)}
     for facet in facets:
         part, (color, style, marker) = whole[whole.facet == facet], FACET_STYLE[facet]
         for alive, rows in ((True, part[part.survives]), (False, part[~part.survives])):
-            at = rows.pair.map({name: number for number, name in enumerate(names)}) + offsets[facet]
+            at = np.array([line[name] + offsets[facet] for name in rows.pair])
             ax.hlines(at, rows.low, rows.high, color=color if alive else "0.7", ls=style, lw=2 if alive else 1.2)
             ax.plot(rows.statistic, at, marker, ms=5, color=color if alive else "0.6", mfc=color if alive else "white")
-        ax.plot([], [], marker, ls=style, color=color, label=f"{facet}: {FACETS[facet]}")
+        ax.plot([], [], marker, ls=style, lw=2, ms=5, color=color, label=f"{facet}: {FACETS[facet]}")
         counts.append(f"{part.survives.sum()} ({facet})")
     ax.axvline(0, color="0.5", lw=1, ls=(0, (4, 4)), zorder=0)
     undefined = set(whole.pair[whole.statistic.isna()])
     ax.set_yticks(range(len(names)), [f"{name} (undefined)" if name in undefined else name for name in names], parse_math=False)
     ax.set_ylim(-.7, len(names) - .3)
-    _write(ax, f"{LEVELS[first.level]}, n={whole.n.max()}; of {len(names)} orderings survive {', '.join(counts)}\n{who}",
+    _write(ax, f"orderings that survive, of {len(names)}: {', '.join(counts)}\n{LEVELS[first.level]}, n={whole.n.max()}\n{who}",
            f"lead in {COEFFICIENTS[first.coefficient]} (higher = the first of the two agrees better)")
-    _legend_below(ax, title="filled: the 95 % interval excludes 0; hollow: it does not", title_fontsize=8, alignment="left")
+    _legend_below(ax, title=f"filled: the {confidence * 100:g} % interval excludes 0; hollow: it does not", title_fontsize=8, alignment="left")
     return ax
 
 # %% ../nbs/44_figures.ipynb #9fa7059b
@@ -390,17 +400,17 @@ def plot_models_needed(
     clear = (table.low > 0) | (table.high < 0)
     about = table.iloc[0].get("metric", "one metric"), table.iloc[0].get("other", "the other"), COEFFICIENTS.get(table.iloc[0].get("coefficient"), "the coefficient")
     ax = _axes(ax, 6.2, 3.8)
-    ax.vlines(table.models, table.low, table.high, color=np.where(clear, "k", "0.7").tolist(), lw=2)
+    ax.vlines(table.models, table.low, table.high, color=[BLUE if one else "0.7" for one in clear], lw=2)
     for alive, part in ((True, table[clear]), (False, table[~clear])):
         ax.plot(part.models, part.statistic, "o", color=BLUE if alive else "0.6", mfc=BLUE if alive else "white", ms=5, zorder=3)
     for row in table.itertuples():
-        ax.annotate(f"{row.ahead:.0%}", (row.models, 1), xytext=(0, -3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="top", fontsize=7)
+        ax.annotate(f"{100 * row.ahead:.0f} %", (row.models, 1), xytext=(0, -3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="top", fontsize=7)
     ax.axhline(0, color="0.5", lw=1, ls="--", zorder=0)
     if clear.any(): ax.axvline(table.models[clear].iloc[0], color=ORANGE, lw=5, alpha=.35, zorder=0)
     ax.set_xscale("log")
     ax.set_xticks(table.models, table.models); ax.minorticks_off(); ax.margins(x=.06, y=.15)
     size = f"first range without 0 at n={table.models[clear].iloc[0]} models" if clear.any() else f"no range without 0 up to n={table.models.max()} models"
-    _write(ax, f"{about[0]} over {about[1]}, {LEVELS['model']}: {size}\n{who}", "models in a study [number, logarithmic]\nabove: share of studies in which the first leads",
+    _write(ax, f"{about[0]} over {about[1]}\n{LEVELS['model']}, {size}\n{who}", "models in a study [number, logarithmic]\nabove: share of studies in which the first leads",
            f"lead in {about[2]}: median, 95 % of studies\n(higher = the first agrees better)")
     return ax
 

@@ -6,64 +6,43 @@
 __all__ = ['SHEET', 'write_report', 'contact_sheet']
 
 # %% ../nbs/51_report.ipynb #f1c2c8db
-import base64
 import io
-import textwrap
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from .analysis import STATISTICS, plot_agreement_scatter, plot_correlations
+from .analysis import COEFFICIENTS, STATISTICS
+from .conclusions import render_page
 from .core import InputError, atomic_path, show_images, to_pil
+from .figures import PLAIN, data_uri, figure_uri, plot_agreement_scatter, plot_forest
 from .metrics import check_pairs
 
 # %% ../nbs/51_report.ipynb #e8f98e95
-def _uri(content, kind):
-    "Bytes as a data URI"
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
 def _picture(image):
     "An image (C,H,W) as the data URI of a PNG"
     written = io.BytesIO()
     to_pil(image).save(written, format="png")
-    return _uri(written.getvalue(), "image/png")
-
-# %% ../nbs/51_report.ipynb #fa0a6d87
-_PLAIN = {"text.parse_math": False, "svg.hashsalt": "semsim", "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9}
-
-def _figure(alt, size, plot, *args, **settings):
-    "What `plot` draws, as the data URI of an SVG with its alternative text, or `why` it cannot"
-    written = io.BytesIO()
-    with mpl.rc_context(_PLAIN):
-        figure = Figure(size, layout="constrained")
-        try: plot(*args, **settings, ax=figure.subplots())
-        except InputError as error: return dict(uri="", alt=alt, why=str(error))
-        figure.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
-    return dict(uri=_uri(written.getvalue(), "image/svg+xml"), alt=alt, why="")
+    return data_uri(written.getvalue(), "image/png")
 
 # %% ../nbs/51_report.ipynb #2d6d6b98
 _LEVELS = {"original": ("within an original", "originals"), "model": ("between models", "models"), "image": ("all pooled", "images")}
 
 def _forests(results):
     "A forest plot for each level"
-    who = textwrap.fill(results.annotator, 50)
-    size = 5.2, 1.5 + .3 * results.agreement.metric.nunique()
-    return [_figure(f"Forest plot of Spearman correlations {name}, with {results.annotator}", size,
-                    plot_correlations, results.agreement, who, level=level) for level, (name, _) in _LEVELS.items()]
+    size = 5.6, 2.4 + .5 * results.agreement.metric.nunique()
+    return [figure_uri(plot_forest, f"Forest plot of Spearman correlations {name}, with {results.annotator}", size, results.agreement, results.annotator, level=level)
+            for level, (name, _) in _LEVELS.items()]
 
 def _scatters(results):
     "A scatter plot of the models for each metric"
-    who = textwrap.fill(results.annotator, 50)
     def scatter(*args, **settings): plot_agreement_scatter(*args, **settings).set_ylim(-.05, 1.15)
     frame = results.models.rename_axis("model").reset_index().assign(original="all")
-    return [_figure(f"Scatter plot of the models: {name} against the share recognised by {results.annotator}", (5.2, 4),
-                    scatter, frame, "recognised", name, results.higher_is_leakier, who, unit="dB" if name == "psnr" else "")
+    return [figure_uri(scatter, f"Scatter plot of the models: {name} against the share recognised by {results.annotator}", (5.2, 4),
+                       frame, "recognised", name, results.annotator, results.higher_is_leakier, unit="dB" if name == "psnr" else "")
             for name in frame.columns if name in results.higher_is_leakier]
 
 # %% ../nbs/51_report.ipynb #340e7941
@@ -92,21 +71,21 @@ def _correlation(rows):
     "A cell of the correlation table, from the rows of one metric and level: one, or none"
     if not len(rows): return dict(value="–", interval="", n="")
     row = rows.iloc[0]
-    if np.isnan(row.value): return dict(value="undefined", interval="", n=f"n {row.n}")
+    if np.isnan(row.statistic): return dict(value="undefined", interval="", n=f"n {row.n}")
     interval = "no interval" if np.isnan(row.low) else f"[{row.low:.2f}, {row.high:.2f}]"
-    return dict(value=f"{row.value:.2f}", interval=interval, n=f"n {row.n}")
+    return dict(value=f"{row.statistic:.2f}", interval=interval, n=f"n {row.n}")
 
-def _correlation_rows(agreement, statistic):
-    "Rows of the correlation table of one statistic, the best within an original first"
-    table = agreement[agreement.statistic == statistic]
-    best = table[table.level == "original"].set_index("metric").value
+def _correlation_rows(agreement, coefficient):
+    "Rows of the correlation table of one coefficient, the best within an original first"
+    table = agreement[(agreement.coefficient == coefficient) & (agreement.facet == "originals")]
+    best = table[table.level == "original"].set_index("metric").statistic
     names = sorted(table.metric.unique(), key=lambda name: -np.nan_to_num(best.get(name, -2), nan=-2))
     return [dict(metric=name, cells=[_correlation(table[(table.metric == name) & (table.level == level)]) for level in _LEVELS]) for name in names]
 
 # %% ../nbs/51_report.ipynb #e234d390
 def _notes(agreement):
     "Sentences for what is absent from the table"
-    noted = agreement[(agreement.statistic == "spearman") & (agreement.note != "")]
+    noted = agreement[(agreement.coefficient == "spearman") & (agreement.facet == "originals") & (agreement.note != "")]
     return [f"{', '.join(rows.metric)}, {_LEVELS[level][0]}: {note}." for (level, note), rows in noted.groupby(["level", "note"])]
 
 # %% ../nbs/51_report.ipynb #8edd1533
@@ -139,7 +118,7 @@ def _warnings(results):
     if share.isna().all(): said.append("There is no annotator score at all.")
     elif share.max() == 0: said.append(f"Nothing was recognised: in none of {len(share)} reconstructions was the class named.")
     elif share.min() == share.max(): said.append(f"All {len(share)} reconstructions were recognised alike: their share is {share.max():.0%}.")
-    if results.agreement.value.isna().all(): said.append("No correlation is defined, so no metric can be recommended.")
+    if results.agreement.statistic.isna().all(): said.append("No correlation is defined, so no metric can be recommended.")
     return said
 
 # %% ../nbs/51_report.ipynb #16fa9f2e
@@ -162,14 +141,11 @@ def _facts(results):
 
 def _page(results, folder):
     "The report as HTML"
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("semsim"), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
-    names = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau"}
-    return environment.get_template("report.html").render(
+    return render_page("report.html",
         data=results.settings["data"], command=results.settings.get("command"), annotator=results.annotator, verdict=results.verdict,
         warnings=_warnings(results), facts=_facts(results), grid=_grid(results), models=_models(results), classes=results.classes,
         levels=[dict(name=name, points=points) for name, points in _LEVELS.values()],
-        correlations=[(names[statistic], _correlation_rows(results.agreement, statistic)) for statistic in STATISTICS],
+        correlations=[(COEFFICIENTS[name], _correlation_rows(results.agreement, name)) for name in STATISTICS],
         notes=_notes(results.agreement), forests=_forests(results), scatters=_scatters(results),
         listed=[*_listed(results.settings), *_listed(results.versions)], tables=_tables(folder))
 
@@ -209,7 +185,7 @@ def contact_sheet(path, # the .png file to write
     order = np.argsort(values * (-1 if higher_is_leakier else 1), kind="stable")[:count].tolist()
     gap = torch.ones_like(originals[order, :, :max(1, originals.shape[2] // 16)])
     titles = [f"{_short(str(names[row]))}\n{values[row]:.4g}" for row in order]
-    with mpl.rc_context(_PLAIN):
+    with mpl.rc_context(PLAIN):
         figure = show_images(torch.cat([originals[order], gap, reconstructions[order]], 2), titles, columns=7, scale=2)
         figure.suptitle(f"{len(order)} of {of or len(names)} pairs, leakiest first by {metric} "
                         f"({'higher' if higher_is_leakier else 'lower'} = more leakage)", y=1, va="bottom", fontsize=10)

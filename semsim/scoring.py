@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from scipy import optimize, stats
 from torch import Tensor
 
-from .core import InputError, check_images, generator, progress, weights_file, write_table
+from .core import InputError, check_images, generator, progress, read_table, weights_file, write_table
 from .data import Split, each_image, pair_files, stack_images
 from .metrics import CLASSIFIER, METRICS, check_pairs, chosen, jackknife
 from .models import check_fits
@@ -71,9 +71,7 @@ def manifest_files(manifest # a table, or a .csv or .parquet file whose names ar
     "The pairs that a manifest lists."
     folder = Path("." if isinstance(manifest, pd.DataFrame) else manifest).parent
     if isinstance(manifest, pd.DataFrame): table = manifest.reset_index(drop=True)
-    elif not Path(manifest).is_file(): raise InputError(f"{manifest}: no such file")
-    elif Path(manifest).suffix not in (".csv", ".parquet"): raise InputError(f"{manifest}: a manifest is a .csv or a .parquet file")
-    else: table = pd.read_csv(manifest, dtype={"id": str}) if Path(manifest).suffix == ".csv" else pd.read_parquet(manifest)
+    else: table = read_table(manifest)
     lacking = {"original", "reconstruction"} - set(table)
     if lacking: raise InputError(f"the manifest has no column {' and none '.join(sorted(lacking))}; it has {', '.join(table)}")
     if table.empty: raise InputError("the manifest lists no pair")

@@ -31,7 +31,8 @@ import torch
 
 # %% ../nbs/50_study.ipynb #afd2cd2a
 import semsim
-from .analysis import agreement, verdict
+from .conclusions import verdict
+from .intervals import agreement
 from .annotate import MEMBERS, PANELS, PRESENTATIONS, annotate, recognised_share, train_annotator
 from .attack import PRESETS, Attack, invert
 from .core import InputError, atomic_path, content_id, generator, load_tensors, progress, read_table, save_tensors, write_table
@@ -274,7 +275,7 @@ class StudyResults:
     reconstructions: dict # model -> (N,C,H,W) images
     scores: pd.DataFrame # a row for each reconstruction
     models: pd.DataFrame # a row for each model
-    agreement: pd.DataFrame # a row for each metric, level and statistic
+    agreement: pd.DataFrame # a row for each metric, level, coefficient and facet
     metrics: list # names of the columns that are metrics
     higher_is_leakier: dict # metric -> direction
     annotator: str # who judged
@@ -329,8 +330,8 @@ def summarise_study(study:Study, folder) -> StudyResults:
     return StudyResults(
         asdict(study) | {"fingerprint": data.fingerprint, "panels": "A teaches, B judges", "command": command_of(study)}, versions(), data.classes, originals,
         {name: reconstructions_of(study, folder, *model)[0] for name, model in models_of(study).items()}, scores, models,
-        agreement(*about, level="all", seed=study.seed, model_scores=models[list(SET_METRICS)]), metrics, higher_is_leakier, annotator,
-        verdict(*about, annotator, seed=study.seed))
+        agreement(*about, facet="all", seed=study.seed, model_scores=models[list(SET_METRICS)]), metrics, higher_is_leakier, annotator,
+        verdict(*about[:3], annotator, seed=study.seed))
 
 def write_results(results:StudyResults, folder):
     "Write a study's tables (CSV and Parquet), settings and reconstructions."
