@@ -22,13 +22,14 @@ import numpy as np
 import scipy
 
 from attack import CORES, HERE, markdown, number, processor, write_readme
-from coverage import cells, frame_of, normals
+from coverage import PEOPLE, cells, frame_of, normals
 from semsim.analysis import LEVELS, STATISTICS
 from semsim.comparison import compare, soft_pairwise_accuracy, tie_calibrated_accuracy
 from semsim.core import atomic_path, derive_seed
 from semsim.intervals import agreement, checked_rows, draws, resample
 
 METRICS = {f"metric_{n}": True for n in range(10)}  # name -> higher is leakier
+ANNOTATORS = [f"right_{n}" for n in range(1, PEOPLE + 1)]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ TINY = Budget(models=6, originals=20, resamples=50, permutations=20, looped=2, r
 
 
 def simulated(budget):
-    "Ten metrics from the better of `coverage.py` to the other, each with some noise of its own, and the majority of five simulated annotators."
+    "Ten metrics from the better of `coverage.py` to the other, each with some noise of its own; five simulated annotators, `right_1` to `right_5`, and their majority."
     rng = np.random.default_rng(derive_seed("benchmark of the analysis"))
     values, votes = cells(normals(budget.models, rng), normals(budget.originals, rng), rng)
     mixed = {name: values["A"] + n / 9 * (values["B"] - values["A"]) + rng.normal(0, 0.2, votes.shape) for n, name in enumerate(METRICS)}
-    return frame_of(mixed, votes)
+    right = rng.permuted(np.arange(PEOPLE) < votes[..., None], axis=-1)  # who of the five they were
+    return frame_of(mixed | {name: right[..., n] for n, name in enumerate(ANNOTATORS)}, votes)
 
 
 # Ours
@@ -93,10 +95,10 @@ def one_by_one(function, level, x, y):
 
 
 def seconds(function):
-    "How long a call takes, and what it gives."
+    "How long a call takes."
     begin = time.perf_counter()
-    found = function()
-    return time.perf_counter() - begin, found
+    function()
+    return time.perf_counter() - begin
 
 
 def check(scores, budget):
@@ -111,28 +113,36 @@ def check(scores, budget):
     return apart
 
 
+def timed(scores, budget):
+    "Seconds of each round, the loop and ours in turns: of a resample by the loop, of one by ours, and of each part of the whole analysis."
+    parts, drawn = analysis(scores, budget), draws(budget.originals, budget.models, "both", budget.looped)
+    loop, ours, whole = ({name: [] for name in names} for names in (LEVELS, LEVELS, parts))
+    for _ in range(budget.rounds):
+        for level in LEVELS:
+            loop[level].append(seconds(lambda: looped(scores, level, drawn)) / drawn.originals.shape[1])
+            about = dict(human="majority", metrics=list(METRICS), higher_is_leakier=METRICS, level=level, facet="both", n_resamples=budget.resamples)
+            ours[level].append(seconds(lambda: agreement(scores, **about)) / budget.resamples)
+        for name, part in parts.items(): whole[name].append(seconds(part))
+    return loop, ours, whole
+
+
+def medians(rounds):
+    "The median of each list."
+    return {name: median(values) for name, values in rounds.items()}
+
+
 def measure(budget):
     "All numbers."
     scores = simulated(budget)
-    parts = analysis(scores, budget)
-    drawn = draws(budget.originals, budget.models, "both", budget.looped)
-    taken, loop, ours = ({name: [] for name in names} for names in (parts, LEVELS, LEVELS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of constant input
         apart = check(scores, budget)
-        for _ in range(budget.rounds):
-            for level in LEVELS:
-                loop[level].append(seconds(lambda: looped(scores, level, drawn))[0] / drawn.originals.shape[1])
-                about = dict(level=level, facet="both", n_resamples=budget.resamples)
-                ours[level].append(seconds(lambda: agreement(scores, "majority", list(METRICS), METRICS, **about))[0] / budget.resamples)
-            for name, part in parts.items(): taken[name].append(seconds(part)[0])
-    middle = {name: median(values) for name, values in taken.items()}
+        loop, ours, whole = timed(scores, budget)
+    ratios = {level: [slow / fast for slow, fast in zip(loop[level], ours[level])] for level in LEVELS}
     return dict(rows=len(scores), models=budget.models, originals=budget.originals, metrics=len(METRICS), resamples=budget.resamples,
                 permutations=budget.permutations, looped=budget.looped, rounds=budget.rounds, largest_difference=float(apart),
-                whole_seconds=median(map(sum, zip(*taken.values()))), part_seconds=middle,
-                loop_seconds_a_resample={level: median(values) for level, values in loop.items()},
-                our_seconds_a_resample={level: median(values) for level, values in ours.items()},
-                ratios={level: median(slow / fast for slow, fast in zip(loop[level], ours[level])) for level in LEVELS})
+                loop_seconds_a_resample=medians(loop), our_seconds_a_resample=medians(ours), ratios=medians(ratios),
+                part_seconds=medians(whole), whole_seconds=median(map(sum, zip(*whole.values()))))
 
 
 def tables(result):

@@ -27,10 +27,12 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit
 
+import semsim.intervals
 from attack import CORES, HERE, markdown, processor, write_readme
-from semsim.core import atomic_path, derive_seed
+from semsim.core import atomic_path, content_id, derive_seed
 from semsim.intervals import FACETS, checked_rows, draws, interval, resample
 
+CODE = content_id(Path(semsim.intervals.__file__).read_text())  # what was computed with other code is computed again
 PEOPLE = 5
 VOTES = dict(centre=0.2, leak=0.8, ease=1.2, own=1.1)  # logit of the chance that one annotator names the class
 METRICS = {  # weights of the model's leak, the model's own error, the original's ease, the original's own look, the reconstruction's own leak, noise
@@ -182,7 +184,7 @@ def frame_of(values, votes):
 
 
 def study(facet, setting, number, worlds, resamples):
-    "(estimands, quantities, 5) of one study: the estimate, the interval that users get, and the percentile interval from the same draws."
+    "(estimands, quantities, 5) of one study: the estimate, the interval that users get, and the middle 95 % of the same resamples."
     scores = draw_study(facet, setting, number, worlds)
     drawn = draws(setting[1], setting[0], facet, resamples, number)
     rows = {human: checked_rows(scores, human, ["A", "B"], {"A": True, "B": True}) for human in ("mean", "majority")}
@@ -191,7 +193,7 @@ def study(facet, setting, number, worlds, resamples):
 
 
 def intervals(values, drawn):
-    "Estimate, interval, percentile interval."
+    "Estimate, interval as users get it, percentile interval."
     given, plain = interval(values, drawn), interval(values[:len(values) - drawn.jackknife], drawn._replace(jackknife=0))
     return [given["statistic"], given["low"], given["high"], plain["low"], plain["high"]]
 
@@ -217,8 +219,8 @@ def do(job, budget):
 
 
 def key_of(job, budget):
-    "What a finished job is known by: all that its result depends on."
-    extra = dict(budget.size)[job[1]] if job[0] == "truth" else (budget.worlds, budget.resamples)
+    "What a finished job is known by: all that its result depends on, the code of the intervals too."
+    extra = dict(budget.size)[job[1]] if job[0] == "truth" else (budget.worlds, budget.resamples, CODE)
     return json.dumps([job, extra, VOTES, METRICS, ALIKE])
 
 
@@ -237,22 +239,32 @@ def one_core(cores):
     os.sched_setaffinity(0, {cores.get()})
 
 
-def work(budget, path):
-    "Do all jobs that are not done yet, and give the results of all: job -> result."
-    jobs, done = jobs_of(budget), finished(path)
-    todo, begin = [job for job in jobs if key_of(job, budget) not in done], time.monotonic()
+def in_turn(todo, budget, processes):
+    "Each job with its result, as soon as it is finished; a process a core, or all in this one."
+    if processes == 1:
+        yield from ((job, do(job, budget)) for job in todo)
+        return
     context = get_context("spawn")
     cores = context.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)): cores.put(core)
-    with ProcessPoolExecutor(min(CORES, max(1, len(todo))), context, one_core, (cores,)) as pool, open(path, "a") as file:
+    with ProcessPoolExecutor(processes, context, one_core, (cores,)) as pool:
         futures = {pool.submit(do, job, budget): job for job in todo}
-        for count, future in enumerate(as_completed(futures), 1):
-            key = key_of(futures[future], budget)
-            done[key] = future.result()
-            file.write("\n" * (count == 1 and path.stat().st_size > 0) + json.dumps(dict(key=key, result=done[key])) + "\n")
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+
+
+def work(budget, path, processes):
+    "Do all jobs that are not done yet, and give the results of all: job -> result."
+    jobs, done, begin = jobs_of(budget), finished(path), time.monotonic()
+    keys = {job: key_of(job, budget) for job in jobs}
+    todo = [job for job in jobs if keys[job] not in done]
+    with open(path, "a") as file:
+        if todo and path.stat().st_size: file.write("\n")  # after a line that was cut off
+        for count, (job, result) in enumerate(in_turn(todo, budget, processes), 1):
+            done[keys[job]] = result
+            file.write(json.dumps(dict(key=keys[job], result=result)) + "\n")
             file.flush()
             if count % 50 == 0: print(f"{count} of {len(todo)} jobs, {time.monotonic() - begin:.0f} s", flush=True)
-    return {job: done[key_of(job, budget)] for job in jobs}
+    return {job: done[key] for job, key in keys.items()}
 
 
 # Counting
@@ -282,8 +294,9 @@ def summary(results, budget):
         where = setting if facet == "originals" else (0, setting[1]) if facet == "models" else (0, 0)
         true, error = (np.stack([known[facet, *where, 0 if facet == "both" else number % budget.worlds][part] for number in range(len(values))]) for part in (0, 1))
         for (e, (level, name)), (q, quantity) in product(enumerate(ESTIMANDS), enumerate(QUANTITIES)):
-            for method, first in (("BCa", 1), ("percentile", 3)) if facet == "originals" else (("percentile", 1),):
-                found = counted(values[:, e, q, 0], *values[:, e, q, first:first + 2].T, true[:, e, q])
+            estimates, low, high, *middle = values[:, e, q].T
+            for method, ends in dict(given=(low, high), percentile=middle, reflected=(2 * estimates - middle[1], 2 * estimates - middle[0])).items():
+                found = counted(estimates, *ends, true[:, e, q])
                 table.append(dict(models=setting[0], originals=setting[1], facet=facet, level=level, coefficient=name, quantity=quantity, method=method,
                                   studies=len(values), **{key: round(float(value), 5) for key, value in found.items()},
                                   truth=round(float(true[:, e, q].mean()), 5), truth_se=round(float(error[:, e, q].max()), 6)))
@@ -303,53 +316,59 @@ def percent(row):
     return text if 0.93 <= row["coverage"] <= 0.97 else f"**{text}**"
 
 
+def coverage(rows, quantity, estimands, method):
+    "A table of coverage: a row for each facet, level and coefficient, a column for each setting."
+    settings = list(dict.fromkeys(key[:2] for key in rows))
+    lines = [[*where, *(percent(rows[*setting, *where, quantity, method]) for setting in settings)] for where in estimands]
+    return markdown(["drawn again", "level", "coefficient", *map(heading, settings)], lines)
+
+
+def details(rows):
+    "Spearman's rho in detail, for A and for A - B."
+    lines = []
+    for facet, level, setting in product(FACETS, REAL, dict.fromkeys(key[:2] for key in rows)):
+        both = [rows[*setting, facet, level, "spearman", quantity, "given"] for quantity in ("A", "A - B")]
+        lines.append([facet, level, heading(setting), *(cell for row in both for cell in (
+            f"{row['truth']:.3f}", f"{row['bias']:+.3f}", f"{row['deviation']:.3f}", f"{row['width']:.3f}",
+            f"{100 * row['truth_below']:.1f} / {100 * row['truth_above']:.1f}"))])
+    names = [f"{quantity}: {name}" for quantity in ("A", "A - B") for name in ("truth", "bias", "deviation", "width", "below / above, %")]
+    return markdown(["drawn again", "level", "", *names], lines)
+
+
 def tables(result):
     "What README.md shows."
     rows = {tuple(row[name] for name in ("models", "originals", "facet", "level", "coefficient", "quantity", "method")): row for row in result["rows"]}
-    settings = list(dict.fromkeys((row["models"], row["originals"]) for row in result["rows"]))
-    given = {facet: "BCa" if facet == "originals" else "percentile" for facet in FACETS}
-    heads = [heading(setting) for setting in settings]
-
-    def coverage(quantity, methods):
-        lines = [[facet, level, name, *(percent(rows[*setting, facet, level, name, quantity, method]) for setting in settings)]
-                 for facet, method in methods.items() for level, name in ESTIMANDS]
-        return markdown(["drawn again", "level", "coefficient", *heads], lines)
-
-    detail = []
-    for facet, level, setting in product(FACETS, ("model", "image", "original"), settings):
-        pair = [rows[*setting, facet, level, "spearman", quantity, given[facet]] for quantity in ("A", "A - B")]
-        detail.append([facet, level, heading(setting), *(cell for row in pair for cell in (
-            f"{row['truth']:.3f}", f"{row['bias']:+.3f}", f"{row['deviation']:.3f}", f"{row['width']:.3f}",
-            f"{100 * row['truth_below']:.1f} / {100 * row['truth_above']:.1f}"))])
-    names = [f"{quantity}: {name}" for quantity in ("A", "A - B") for name in ("truth", "bias", "deviation", "width", "truth below / above, %")]
     machine, typical = result["machine"], result["resembles"]
+    everywhere = [(facet, *estimand) for facet, estimand in product(FACETS, ESTIMANDS)]
+    first, inside = everywhere[:len(ESTIMANDS)], [where for where in everywhere if where[0] != "originals" and where[1] == "original"]
     return "\n\n".join([
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}; {result['studies']} studies for each setting and facet, {result['resamples']} resamples; "
-        f"150 originals where nothing else is said. Standard error of a coverage of 95 %: {100 * np.sqrt(0.95 * 0.05 / result['studies']):.1f}. "
-        f"The truths have a standard error of {result['largest_truth_se']:.4f} at most.",
-        "Spearman's rho in a typical study, mean over the simulated studies of the shape 14 models and 600 originals:" if typical["originals"] == 600 else "Spearman's rho in a typical study:",
-        markdown(["level", "A", "B", "LPIPS and PSNR in the real study"], [[level, *(f"{value:.2f}" for value in typical[level]), REAL[level]] for level in REAL]),
-        "Metric A: per cent of studies whose 95 % interval contains the truth. Bold: outside 93 to 97.", coverage("A", given),
-        "The difference A - B:", coverage("A - B", given),
-        "The percentile method where users get BCa, from the same draws. Metric A, then the difference:",
-        coverage("A", {"originals": "percentile"}), coverage("A - B", {"originals": "percentile"}),
+        f"150 originals where nothing else is said. A coverage of 95 % has a standard error of {100 * np.sqrt(0.95 * 0.05 / result['studies']):.1f}; "
+        f"the truths have one of {result['largest_truth_se']:.4f} at most.",
+        f"Spearman's rho, mean over the simulated studies of {typical['models']} models and {typical['originals']} originals, beside the study with real people:",
+        markdown(["level", "A", "B", "LPIPS and PSNR, real"], [[level, *(f"{value:.2f}" for value in typical[level]), REAL[level]] for level in REAL]),
+        "Metric A: per cent of studies whose 95 % interval contains the truth. Bold: outside 93 to 97.", coverage(rows, "A", everywhere, "given"),
+        "The difference A - B:", coverage(rows, "A - B", everywhere, "given"),
+        "The percentile method instead, from the same draws. Metric A:", coverage(rows, "A", first, "percentile"),
+        "The difference A - B:", coverage(rows, "A - B", first, "percentile"),
+        "The percentile interval reflected at the estimate instead. Metric A:", coverage(rows, "A", inside, "reflected"),
+        "The difference A - B:", coverage(rows, "A - B", inside, "reflected"),
         "Spearman's rho in detail: the mean truth; by how much the estimates lie above it on average; their standard deviation around it; the mean width of the intervals; "
-        "and the per cent of studies in which the truth lies below or above the interval.",
-        markdown(["drawn again", "level", "", *names], detail)])
+        "the per cent of studies in which the truth lies below or above the interval.", details(rows)])
 
 
 def resembles(results, budget):
     "Mean rho of A and B at each level in studies of the last setting."
     values = np.array([one for job, found in results.items() if job[:4] == ("studies", "both", *budget.settings[-1]) for one in found], float)
     where = [ESTIMANDS.index((level, "spearman")) for level in REAL]
-    found = values[:, where, :2, 0].mean(0).round(3).tolist()
+    found = values[..., 0].mean(0)[where, :2].round(3).tolist()
     return dict(zip(REAL, found), models=budget.settings[-1][0], originals=budget.settings[-1][1])
 
 
 def main(options):
     budget = TINY if options.tiny else replace(Budget(), studies=options.studies)
     options.scratch.mkdir(parents=True, exist_ok=True)
-    results = work(budget, options.scratch / "coverage.jsonl")
+    results = work(budget, options.scratch / "coverage.jsonl", 1 if options.tiny else CORES)
     rows = summary(results, budget)
     result = dict(machine=dict(processor=processor(), cores=CORES, python=platform.python_version(), numpy=np.__version__), studies=budget.studies,
                   resamples=budget.resamples, worlds=budget.worlds, people=PEOPLE, votes=VOTES, metrics=METRICS, alike=ALIKE,

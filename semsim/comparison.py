@@ -286,7 +286,7 @@ def models_needed(
     coefficient:str="spearman", # "spearman", "pearson" or "kendall", between models
     n_resamples:int=2000, # drawn studies of each size
     seed:int=0, # of the draws
-)->pd.DataFrame: # models, statistic (median lead), low, high (95 % of studies), ahead (share of studies in which `metric` leads)
+)->pd.DataFrame: # metric, other, coefficient, models, statistic (median lead), low, high (95 % of studies), ahead (share of studies in which `metric` leads)
     "How the lead of one metric over another, between models, would settle in larger studies."
     rows = checked_rows(scores, human, [metric, other], higher_is_leakier)
     found = []
@@ -297,5 +297,5 @@ def models_needed(
         lead = resample(rows, "model", [coefficient], Draws(*chosen, 0), ([0], [1]))[coefficient][0]
         lead = lead[~np.isnan(lead)]
         low, middle, high = np.quantile(lead, [.025, .5, .975])
-        found.append(dict(models=count, statistic=middle, low=low, high=high, ahead=(lead > 0).mean() + (lead == 0).mean() / 2))
+        found.append(dict(metric=metric, other=other, coefficient=coefficient, models=count, statistic=middle, low=low, high=high, ahead=(lead > 0).mean() + (lead == 0).mean() / 2))
     return pd.DataFrame(found)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .analysis import COEFFICIENTS, LEVELS, group_sentinels, three_lines
-from .ceilings import ANNOTATOR, ceiling
+from .ceilings import ceiling
 from .comparison import clusters, compare, models_needed, soft_pairwise_accuracy, tie_calibrated_accuracy
 from .core import InputError, atomic_path, check_name, write_table
 from .figures import figure_uri, plot_agreement_scatter, plot_forest, plot_metric_matrix, plot_models_needed, plot_reliability, plot_survivors, reliability

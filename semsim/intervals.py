@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from .analysis import COEFFICIENTS, LEVELS, STATISTICS, correlations
+from .analysis import LEVELS, STATISTICS, correlations
 from .core import InputError, check_name
 from .human_study import HUMAN_STUDY_METRICS
 from .metrics import METRICS
