@@ -216,7 +216,7 @@ def analyse(
     found = report(joined, human_column(joined.drop(columns=names, errors="ignore"), human), names, annotator or f"annotators of {annotations.name}", told, single, left_out,
                    resamples, seed=seed)
     for name, lines in found.three.items(): print(name, *lines, "", sep="\n")
-    print(*found.verdict, *found.left_out, f"Report: {write_agreement_report(found, out).resolve()}", sep="\n")
+    print(*found.verdict, *(f"Left out: {line}" for line in found.left_out), f"Report: {write_agreement_report(found, out)}", sep="\n")
 
 # %% ../nbs/52_cli.ipynb #799b59f2
 def main():

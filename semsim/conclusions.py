@@ -237,7 +237,7 @@ def _left_out(before, lacking, agreed, human):
     if undefined.max(): said.append(f"Within originals {undefined.max()} of {agreed.originals.max()} have no correlation, since {human!r} or a metric is the same for all their reconstructions; they are skipped.")
     lost = agreed[agreed.undefined_resamples > 0]
     if len(lost): said.append(f"In {len(lost)} rows of the table of agreement some resamples were undefined, {lost.undefined_resamples.max()} of {lost.n_resamples.max()} at most; the table counts them.")
-    return said or ["Nothing: every row was used."]
+    return said or ["nothing; every row was used."]
 
 # %% ../nbs/45_conclusions.ipynb #619ee200
 def _text(value):
