@@ -51,7 +51,7 @@ def _swap_originals(rows, a, b, coefficient):
     points = FewPoints(np.hstack([rows.grid(a), rows.grid(b)])[None], np.hstack([rows.grid(rows.human)] * 2))
     shape = len(rows.originals), len(rows.models)
     def at(swaps):
-        taken = np.zeros((*shape, swaps.shape[1]))
+        taken = np.zeros((*shape, swaps.shape[1]), np.float32)
         taken[rows.original, rows.model] = swaps
         return np.concatenate([points.correlate(np.concatenate(w, 1), [coefficient])[coefficient] for w in ((1 - taken, taken), (taken, 1 - taken))])
     return at
@@ -143,12 +143,11 @@ def compare(
     _check_comparison(rows, level, coefficient)
     pairs, values = _leading(rows, level, coefficient)
     p = _p_values(rows, pairs, level, coefficient, n_permutations, seed)
-    table = []
-    for one in FACETS if facet == "all" else (facet,):
-        drawn = draws(len(rows.originals), len(rows.models), one, n_resamples, seed)
-        found = _pair_rows(rows, pairs, values, p, level, coefficient, drawn, confidence)
-        table.append(_with_holm(found.assign(human=human, level=level, coefficient=coefficient, facet=one, estimand=FACETS[one], dropped=rows.dropped)))
-    return pd.concat(table, ignore_index=True)
+    drawn = {one: draws(len(rows.originals), len(rows.models), one, n_resamples, seed) for one in (FACETS if facet == "all" else (facet,))}
+    differences = resample(rows, level, [coefficient], drawn, [list(side) for side in zip(*pairs)])
+    found = [_with_holm(_pair_rows(rows, pairs, values, p, level, differences[one][coefficient], drawn[one], confidence).assign(
+        human=human, level=level, coefficient=coefficient, facet=one, estimand=FACETS[one], dropped=rows.dropped)) for one in drawn]
+    return pd.concat(found, ignore_index=True)
 
 # %% ../nbs/42_comparison.ipynb #527bff0d
 def _leading(rows, level, coefficient):
@@ -163,9 +162,8 @@ def _p_values(rows, pairs, level, coefficient, n_permutations, seed):
     if coefficient == "pearson" and level == "model": return "Williams", [_williams_of(rows, pair) for pair in pairs]
     return "PERM-BOTH", permutation_test(rows, pairs, level, coefficient, n_permutations, seed)
 
-def _pair_rows(rows, pairs, values, tested, level, coefficient, drawn, confidence):
+def _pair_rows(rows, pairs, values, tested, level, differences, drawn, confidence):
     "A row for each pair"
-    differences = resample(rows, level, [coefficient], drawn, [list(side) for side in zip(*pairs)])[coefficient]
     test, ps = tested[0], tested[1] or [_bootstrap_p(one, drawn) for one in differences]
     n = {"model": len(rows.models), "image": len(rows.human), "original": len(rows.originals)}[level]
     return pd.DataFrame([dict(metric=rows.metrics[a], other=rows.metrics[b], value=values[a], other_value=values[b], **interval(d, drawn, confidence),

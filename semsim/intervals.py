@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACETS', 'directions', 'incomplete', 'Rows', 'checked_rows', 'Draws', 'draws', 'FewPoints', 'ManyPoints', 'blocks',
-           'mean_defined', 'in_threads', 'resample', 'interval', 'agreement', 'Interval', 'Result', 'result']
+           'ClusteredPoints', 'in_threads', 'mean_defined', 'resample', 'interval', 'agreement', 'Interval', 'Result',
+           'result']
 
 # %% ../nbs/41_intervals.ipynb #d1d9f679
 import os
@@ -12,11 +13,13 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from .analysis import LEVELS, STATISTICS, correlations
@@ -211,7 +214,7 @@ class FewPoints:
         "The coefficients of every metric in every group, under R weightings."
         if not self.here.all(): w = w * self.here[..., None]
         found = {"pearson": _few_pearson(self, w)} if "pearson" in coefficients else {}
-        w = w.astype(np.float32)
+        w = w.astype(np.float32, copy=False)
         if "spearman" in coefficients: found["spearman"] = _few_spearman(self, w)
         if "kendall" in coefficients or "auc" in coefficients: found |= _few_kendall_and_auc(self, w)
         return {name: found[name] for name in coefficients}
@@ -263,17 +266,21 @@ class ManyPoints:
                   coefficients, # names in `COEFFICIENTS`
                  )->dict: # coefficient -> (R,)
         "The coefficients under R weightings."
-        q, levels = _level_sums(self, w)
-        total, found = levels.sum(0), {}
-        if "pearson" in coefficients: found["pearson"] = _pearson(self.sums @ w, total)
-        if "spearman" in coefficients:
-            ranks = 2 * np.cumsum(levels, 0) - levels - total
-            squares = [(total**3 - cubes) / 3 for cubes in (_powers(self, w, 3), (levels**3).sum(0))]
-            found["spearman"] = _ratio((ranks * q.sum(1)).sum(0), np.sqrt(squares[0] * squares[1]))
-        if "kendall" in coefficients or "auc" in coefficients:
-            both, yy = 2 * np.tril(np.moveaxis(q, -1, 0)).sum((1, 2)), total**2 - (levels**2).sum(0)
-            found |= {"kendall": _ratio(both, np.sqrt((total**2 - _powers(self, w, 2)) * yy)), "auc": (_ratio(both, yy) + 1) / 2}
-        return {name: found[name] for name in coefficients}
+        return _from_sums(*_level_sums(self, w), lambda power: _powers(self, w, power), lambda: self.sums @ w, coefficients)
+
+# %% ../nbs/41_intervals.ipynb #bb2a97a6
+def _from_sums(q, levels, powers, moments, coefficients):
+    "Coefficients from Q, the weights of the levels, and functions for the powers and for Pearson's sums"
+    total, found = levels.sum(0), {}
+    if "pearson" in coefficients: found["pearson"] = _pearson(moments(), total)
+    if "spearman" in coefficients:
+        ranks = 2 * np.cumsum(levels, 0) - levels - total
+        squares = [(total**3 - cubes) / 3 for cubes in (powers(3), (levels**3).sum(0))]
+        found["spearman"] = _ratio((ranks * q.sum(1)).sum(0), np.sqrt(squares[0] * squares[1]))
+    if "kendall" in coefficients or "auc" in coefficients:
+        both, yy = 2 * np.tril(np.moveaxis(q, -1, 0)).sum((1, 2)), total**2 - (levels**2).sum(0)
+        found |= {"kendall": _ratio(both, np.sqrt((total**2 - powers(2)) * yy)), "auc": (_ratio(both, yy) + 1) / 2}
+    return {name: found[name] for name in coefficients}
 
 # %% ../nbs/41_intervals.ipynb #3d62f566
 def _level_sums(points, w):
@@ -322,6 +329,48 @@ def _weights_of(order, rows, c, d):
     np.take(d, rows.model[order], axis=0, out=other, mode="clip")
     return np.multiply(w, other, out=w)
 
+# %% ../nbs/41_intervals.ipynb #17b29058
+class ClusteredPoints:
+    "The same points where all rows of a cluster have one weight."
+    def __init__(self,
+                 points, # `ManyPoints`
+                 cluster, # (N,) number of each point's cluster
+                ):
+        owner, n = cluster[points.order], cluster.max() + 1
+        member = csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)), (len(owner), n)) # (N,n)
+        self.levels = np.stack([member[span].sum(0) for span in points.spans])
+        self.forms, self.sums, self.size = {}, points.sums @ member, member.sum(0)
+        for l, (span, (left, right)) in enumerate(zip(points.spans, points.below)):
+            running = np.vstack([np.zeros((1, n), np.float32), np.cumsum(member[span].toarray(), 0, np.float32)])
+            for m in range(l + 1, len(points.spans)):
+                rows = slice(points.spans[m].start - span.stop, points.spans[m].stop - span.stop)
+                above = running[left[rows]] + running[right[rows]]
+                self.forms[m, l] = member[points.spans[m]].T @ above - np.outer(self.levels[m], self.levels[l])
+        tied = member[points.tied]
+        group = csr_array((np.ones(len(points.tied)), (np.cumsum(np.isin(np.arange(len(points.tied)), points.starts)) - 1, np.arange(len(points.tied)))), (len(points.starts), len(points.tied)))
+        self.groups, self.tied = group @ tied, tied.sum(0)
+
+    def correlate(self,
+                  c, # (n,R) how often each cluster is there
+                  coefficients, # names in `COEFFICIENTS`
+                 )->dict: # coefficient -> (R,)
+        "The coefficients under R weightings of the clusters."
+        levels = self.levels @ c
+        q = np.zeros((len(levels), *levels.shape))
+        for (m, l), form in self.forms.items():
+            q[m, l] = np.einsum("nr,nr->r", c, form @ c)
+            q[l, m] = -q[m, l]
+        def powers(power): return (self.size - self.tied) @ c**power + ((self.groups @ c)**power).sum(0)
+        return _from_sums(q, levels, powers, lambda: self.sums @ c, coefficients)
+
+# %% ../nbs/41_intervals.ipynb #3c0de032
+def in_threads(
+    function, # of one item
+    items, # anything to step through
+)->list: # what the function gives, in the order of the items
+    "Call a function for each item, the cores sharing the work."
+    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool: return list(pool.map(function, items))
+
 # %% ../nbs/41_intervals.ipynb #effa47db
 def _means(grids, c):
     "(K,R,M) means over the originals of each resample, true ties kept, from (K,O,M)"
@@ -330,7 +379,7 @@ def _means(grids, c):
     means = np.divide(c.T @ np.nan_to_num(grids), present, out=np.full((len(grids), *present.shape), np.nan), where=present > 0)
     return np.round(means / scale, 12) * scale
 
-def _between(rows, coefficients):
+def _between(rows, coefficients, drawn):
     "Function from draws to (K,1,R) correlations of the models' means"
     grids = np.stack([rows.grid(column) for column in (*rows.values, rows.human)])
     def at(c, d):
@@ -341,7 +390,7 @@ def _between(rows, coefficients):
     return at
 
 # %% ../nbs/41_intervals.ipynb #0fb979ef
-def _within(rows, coefficients):
+def _within(rows, coefficients, drawn):
     "Function from draws to (K,O,R) correlations within each original"
     *xs, y = (rows.grid(column) for column in (*rows.values, rows.human))
     points = FewPoints(np.stack(xs), y)
@@ -349,11 +398,14 @@ def _within(rows, coefficients):
     once = at(None, np.ones((len(rows.models), 1)))
     return lambda c, d: once if d.shape[1] == 1 else at(c, d)
 
-def _over_images(rows, coefficients):
+def _over_images(rows, coefficients, drawn):
     "Function from draws to (K,1,R) correlations of all rows"
     metrics = [ManyPoints(x, rows.human) for x in rows.values]
+    alone = {(True, False): rows.original, (False, True): rows.model}.get(tuple(which.shape[1] > 1 for which in drawn[:2])) # what is drawn alone
+    if alone is not None: metrics = in_threads(lambda points: ClusteredPoints(points, alone), metrics)
+    def weights(points, c, d): return _weights_of(points.order, rows, c, d) if alone is None else c if alone is rows.original else d
     def at(c, d):
-        found = [points.correlate(_weights_of(points.order, rows, c, d), coefficients) for points in metrics]
+        found = [points.correlate(weights(points, c, d), coefficients) for points in metrics]
         return {name: np.stack([one[name] for one in found])[:, None] for name in coefficients}
     return at
 
@@ -367,37 +419,37 @@ def mean_defined(
     weights = np.where(np.isnan(units), 0, c)
     return _ratio((weights * np.nan_to_num(units)).sum(1), weights.sum(1))
 
-def _estimator(rows, level, coefficients, pairs=None):
-    "Function from draws to values (K,R), or to differences (P,R) of the pairs: coefficient -> array"
-    units = {"model": _between, "original": _within, "image": _over_images}[level](rows, coefficients)
-    def at(c, d):
-        found = units(c, d)
+def _estimator(rows, level, coefficients, drawn, pairs=None):
+    "Function from several draws of originals and one of models to values (K,R) for each, or to differences (P,R) of the pairs"
+    units = {"model": _between, "original": _within, "image": _over_images}[level](rows, coefficients, drawn)
+    def at(cs, d):
+        found = units(cs[0], d)
         if pairs is not None: found = {name: u[pairs[0]] - u[pairs[1]] for name, u in found.items()}
-        return {name: mean_defined(u, c) for name, u in found.items()}
+        return [{name: mean_defined(u, c) for name, u in found.items()} for c in cs]
     return at
 
-# %% ../nbs/41_intervals.ipynb #3c0de032
-def in_threads(
-    function, # of one item
-    items, # anything to step through
-)->list: # what the function gives, in the order of the items
-    "Call a function for each item, the cores sharing the work."
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool: return list(pool.map(function, items))
+# %% ../nbs/41_intervals.ipynb #c31f720e
+def _in_blocks(rows, level, coefficients, several, pairs):
+    "The coefficients for several draws that share their models, block by block"
+    estimate = _estimator(rows, level, tuple(coefficients), several[0], pairs)
+    width = max(which.shape[1] for drawn in several for which in drawn[:2])
+    def of(which, part): return which if which.shape[1] == 1 else which[:, part]
+    def block(part): return estimate([of(drawn.originals, part) for drawn in several], of(several[0].models, part))
+    found = in_threads(block, blocks(len(rows.human), width))
+    return [{name: np.concatenate([one[number][name] for one in found], axis=1) for name in coefficients} for number in range(len(several))]
 
-# %% ../nbs/41_intervals.ipynb #6768d583
 def resample(
     rows:Rows, # from `checked_rows`
     level:str, # "model", "image" or "original"
     coefficients, # names in `COEFFICIENTS`
-    drawn:Draws, # from `draws`
+    drawn, # from `draws`; or a dictionary of them by facet
     pairs=None, # two lists of metric numbers, to estimate differences; None for the metrics themselves
-)->dict: # coefficient -> (K,R) oriented values, or (P,R) differences; the first column is the study itself
+)->dict: # coefficient -> (K,R) oriented values, or (P,R) differences; the first column is the study itself; or such by facet
     "The coefficients of every metric in every resample."
-    estimate = _estimator(rows, level, tuple(coefficients), pairs)
-    width = max(which.shape[1] for which in drawn[:2])
-    def block(part): return estimate(*(which if which.shape[1] == 1 else which[:, part] for which in drawn[:2]))
-    found = in_threads(block, blocks(len(rows.human), width))
-    return {name: np.concatenate([one[name] for one in found], axis=1) for name in coefficients}
+    if not isinstance(drawn, dict): return _in_blocks(rows, level, coefficients, [drawn], pairs)[0]
+    if level != "original" or not {"models", "both"} <= set(drawn): return {facet: resample(rows, level, coefficients, one, pairs) for facet, one in drawn.items()}
+    shared = _in_blocks(rows, level, coefficients, [drawn["both"], drawn["models"]], pairs) # the same models are drawn: correlations within originals are computed once
+    return dict(zip(("both", "models"), shared)) | {facet: resample(rows, level, coefficients, one, pairs) for facet, one in drawn.items() if facet == "originals"}
 
 # %% ../nbs/41_intervals.ipynb #e95936ad
 def _bca(value, boot, one_out, tails):
@@ -462,18 +514,17 @@ def _coefficients(rows, level):
     yes_or_no = np.isin(rows.human, (0, 1)).all()
     return [*STATISTICS, "auc"] if yes_or_no and level != "model" else list(STATISTICS)
 
-def _level_rows(rows, human, level, facet, drawn, confidence):
-    "Rows of the table for one level"
+def _level_rows(rows, human, level, drawn, confidence):
+    "Rows of the table for one level and every facet"
     names = _coefficients(rows, level)
     found = resample(rows, level, names, drawn)
-    units = _within(rows, names)(None, np.ones((len(rows.models), 1))) if level == "original" else None
+    units = _within(rows, names, None)(None, np.ones((len(rows.models), 1))) if level == "original" else None
     table = []
-    for name in names:
-        for k, metric in enumerate(rows.metrics):
-            row = interval(found[name][k], drawn, confidence) | _circumstances(rows, k, level, name, None if units is None else units[name][k, :, 0])
-            if level == "model": row = _few_models(row, len(rows.models))
-            raw = (1 - row["statistic"] if rows.signs[k] < 0 else row["statistic"]) if name == "auc" else rows.signs[k] * row["statistic"]
-            table.append(dict(metric=metric, human=human, level=level, coefficient=name, facet=facet, **row, raw=raw))
+    for facet, name, (k, metric) in product(drawn, names, enumerate(rows.metrics)):
+        row = interval(found[facet][name][k], drawn[facet], confidence) | _circumstances(rows, k, level, name, None if units is None else units[name][k, :, 0])
+        if level == "model": row = _few_models(row, len(rows.models))
+        raw = (1 - row["statistic"] if rows.signs[k] < 0 else row["statistic"]) if name == "auc" else rows.signs[k] * row["statistic"]
+        table.append(dict(metric=metric, human=human, level=level, coefficient=name, facet=facet, **row, raw=raw))
     return table
 
 # %% ../nbs/41_intervals.ipynb #fa221798
@@ -495,14 +546,13 @@ def agreement(
     "How well metrics agree with the annotators, with intervals."
     check_name("level", level, (*LEVELS, "all")); check_name("facet", facet, (*FACETS, "all"))
     rows, table = checked_rows(scores, human, metrics, higher_is_leakier), []
-    for one in FACETS if facet == "all" else (facet,):
-        drawn = draws(len(rows.originals), len(rows.models), one, n_resamples, seed)
-        for where in LEVELS if level == "all" else (level,):
-            table += _level_rows(rows, human, where, one, drawn, confidence)
-            if where != "model" or model_scores is None: continue
-            found = _level_rows(_set_rows(rows, model_scores, higher_is_leakier), human, where, one, drawn, confidence)
-            bare = dict(low=np.nan, high=np.nan, method="", undefined_resamples=0)
-            table += [row if one == "models" else row | bare | dict(note=row["note"] or "one value a model: originals not drawn again") for row in found]
+    drawn = {one: draws(len(rows.originals), len(rows.models), one, n_resamples, seed) for one in (FACETS if facet == "all" else (facet,))}
+    for where in LEVELS if level == "all" else (level,):
+        table += _level_rows(rows, human, where, drawn, confidence)
+        if where != "model" or model_scores is None: continue
+        bare = dict(low=np.nan, high=np.nan, method="", undefined_resamples=0)
+        found = _level_rows(_set_rows(rows, model_scores, higher_is_leakier), human, where, drawn, confidence)
+        table += [row if row["facet"] == "models" else row | bare | dict(note=row["note"] or "one value a model: originals not drawn again") for row in found]
     frame = pd.DataFrame(table).assign(dropped=rows.dropped, originals=len(rows.originals), models=len(rows.models), n_resamples=n_resamples)
     return frame.assign(estimand=frame.facet.map(FACETS))[_COLUMNS]
 
