@@ -13,7 +13,7 @@ import pandas as pd
 
 from .analysis import COEFFICIENTS, LEVELS
 from .core import InputError, check_name
-from .intervals import FACETS, checked_rows, directions, draws, interval, resample
+from .intervals import FACETS, checked_rows, directions, draws, interval, resample, smooth
 
 # %% ../nbs/43_ceilings.ipynb #f69c2169
 def icc(
@@ -103,6 +103,6 @@ def _level_ceiling(complete, annotators, leaving, whole, level, coefficients, dr
         for k, metric in enumerate(leaving[0].metrics):
             full = everybody[name][k, 0] if metric != ANNOTATOR else np.nan
             lifted = full / np.sqrt(reliable) if name != "kendall" and reliable > 0 else np.nan
-            table.append(dict(metric=metric, level=level, coefficient=name, **interval(values[k], drawn, confidence), pvalue=np.nan, n=n,
+            table.append(dict(metric=metric, level=level, coefficient=name, **interval(values[k], drawn, confidence, smooth(level, name)), pvalue=np.nan, n=n,
                               of_ceiling=values[k, 0] / values[-1, 0], all_annotators=full, reliability=reliable, disattenuated=lifted))
     return pd.DataFrame(table)

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from .analysis import COEFFICIENTS, LEVELS
 from .core import InputError, check_name
-from .intervals import FACETS, Draws, FewPoints, ManyPoints, blocks, checked_rows, draws, in_threads, interval, mean_defined, resample
+from .intervals import FACETS, Draws, FewPoints, ManyPoints, blocks, checked_rows, draws, in_threads, interval, mean_defined, resample, smooth
 
 # %% ../nbs/42_comparison.ipynb #b85b502f
 def _swaps(n_cells, n_permutations, seed):
@@ -124,6 +124,7 @@ def _check_comparison(rows, level, coefficient):
         raise InputError("the AUC needs an annotator score of 0 or 1, and exists for single images only: level 'image' or 'original'")
     if level == "model" and len(rows.models) < 4: raise InputError(f"{len(rows.models)} models: a comparison between models needs at least 4")
 
+# %% ../nbs/42_comparison.ipynb #33c96039
 def compare(
     scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, a column for each metric, the annotator score
     human:str, # column of the annotator score, in [0, 1], higher = more recognised
@@ -145,7 +146,7 @@ def compare(
     p = _p_values(rows, pairs, level, coefficient, n_permutations, seed)
     drawn = {one: draws(len(rows.originals), len(rows.models), one, n_resamples, seed) for one in (FACETS if facet == "all" else (facet,))}
     differences = resample(rows, level, [coefficient], drawn, [list(side) for side in zip(*pairs)])
-    found = [_with_holm(_pair_rows(rows, pairs, values, p, level, differences[one][coefficient], drawn[one], confidence).assign(
+    found = [_with_holm(_pair_rows(rows, pairs, values, p, level, coefficient, differences[one][coefficient], drawn[one], confidence).assign(
         human=human, level=level, coefficient=coefficient, facet=one, estimand=FACETS[one], dropped=rows.dropped)) for one in drawn]
     return pd.concat(found, ignore_index=True)
 
@@ -162,11 +163,11 @@ def _p_values(rows, pairs, level, coefficient, n_permutations, seed):
     if coefficient == "pearson" and level == "model": return "Williams", [_williams_of(rows, pair) for pair in pairs]
     return "PERM-BOTH", permutation_test(rows, pairs, level, coefficient, n_permutations, seed)
 
-def _pair_rows(rows, pairs, values, tested, level, differences, drawn, confidence):
+def _pair_rows(rows, pairs, values, tested, level, coefficient, differences, drawn, confidence):
     "A row for each pair"
     test, ps = tested[0], tested[1] or [_bootstrap_p(one, drawn) for one in differences]
     n = {"model": len(rows.models), "image": len(rows.human), "original": len(rows.originals)}[level]
-    return pd.DataFrame([dict(metric=rows.metrics[a], other=rows.metrics[b], value=values[a], other_value=values[b], **interval(d, drawn, confidence),
+    return pd.DataFrame([dict(metric=rows.metrics[a], other=rows.metrics[b], value=values[a], other_value=values[b], **interval(d, drawn, confidence, smooth(level, coefficient)),
                               pvalue=p, test=test, n=n) for (a, b), d, p in zip(pairs, differences, ps)])
 
 def _with_holm(table):

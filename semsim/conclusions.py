@@ -145,7 +145,7 @@ def verdict_of(
     "The same from tables that are there already."
     first, none = agreed.iloc[0], pd.DataFrame()
     n = agreed[agreed.level == "image"].n.max() if (agreed.level == "image").any() else None
-    return [f"Annotator: {annotator}. {first.originals} originals, {first.models} models{f', {n} reconstructions' if n else ''}; human score: {first.human}. "
+    return [f"Annotator: {annotator}. {first.originals} originals, {first.models} models{f', {n} reconstructions' if n else ''}; annotator score: {first.human}. "
             f"Intervals hold for {FACETS['originals']}, unless they say otherwise.",
             *_within_lines(agreed, pairs.get("original", none), coefficient), *_between_lines(agreed, pairs.get("model", none), coefficient, first.models)]
 
@@ -187,6 +187,7 @@ class AgreementReport:
     left_out: list # sentences about what was not used
     tables: dict # name -> DataFrame
 
+# %% ../nbs/45_conclusions.ipynb #166a8839
 def report(
     scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, metrics, human score; `label` and annotators' columns if there are any
     human:str, # column of the human score, in [0, 1], higher = more recognised

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACETS', 'directions', 'incomplete', 'Rows', 'checked_rows', 'Draws', 'draws', 'FewPoints', 'ManyPoints', 'blocks',
-           'ClusteredPoints', 'in_threads', 'mean_defined', 'resample', 'interval', 'agreement', 'Interval', 'Result',
-           'result']
+           'ClusteredPoints', 'in_threads', 'mean_defined', 'resample', 'smooth', 'interval', 'agreement', 'Interval',
+           'Result', 'result']
 
 # %% ../nbs/41_intervals.ipynb #d1d9f679
 import os
@@ -109,6 +109,7 @@ def checked_rows(
     lacking = incomplete(scores, [human, *metrics])
     if len(lacking): warnings.warn(f"{len(lacking)} of {len(scores)} rows lack a value and are left out, first {_where(lacking)} (no {lacking.lacks[0]})")
     kept = scores.dropna(subset=[human, *metrics])
+    if len(lacking) and not len(kept): raise InputError(f"no row is left: all {len(scores)} lack a value, the first of them {lacking.lacks[0]}")
     (original, originals), (model, models) = (pd.factorize(kept[name], sort=True) for name in ("original", "model"))
     signs = np.array([1 if higher[name] else -1 for name in metrics])
     return Rows(metrics, signs[:, None] * kept[metrics].to_numpy(float).T, kept[human].to_numpy(float), original, model, pd.Index(originals), pd.Index(models),
@@ -330,14 +331,22 @@ def _weights_of(order, rows, c, d):
     return np.multiply(w, other, out=w)
 
 # %% ../nbs/41_intervals.ipynb #17b29058
+def _members_of_groups(points, member):
+    "(groups,n) how many points of each group of equal values are in each cluster"
+    group = np.zeros(len(points.tied), int)
+    group[points.starts[1:]] = 1
+    one = csr_array((np.ones(len(group)), (np.cumsum(group), np.arange(len(group)))), (len(points.starts), len(group)))
+    return one @ member[points.tied]
+
+# %% ../nbs/41_intervals.ipynb #c50889c5
 class ClusteredPoints:
     "The same points where all rows of a cluster have one weight."
     def __init__(self,
                  points, # `ManyPoints`
                  cluster, # (N,) number of each point's cluster
                 ):
-        owner, n = cluster[points.order], cluster.max() + 1
-        member = csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)), (len(owner), n)) # (N,n)
+        n = cluster.max() + 1
+        member = csr_array(np.eye(n))[cluster[points.order]] # (N,n)
         self.levels = np.stack([member[span].sum(0) for span in points.spans])
         self.forms, self.sums, self.size = {}, points.sums @ member, member.sum(0)
         for l, (span, (left, right)) in enumerate(zip(points.spans, points.below)):
@@ -346,9 +355,7 @@ class ClusteredPoints:
                 rows = slice(points.spans[m].start - span.stop, points.spans[m].stop - span.stop)
                 above = running[left[rows]] + running[right[rows]]
                 self.forms[m, l] = member[points.spans[m]].T @ above - np.outer(self.levels[m], self.levels[l])
-        tied = member[points.tied]
-        group = csr_array((np.ones(len(points.tied)), (np.cumsum(np.isin(np.arange(len(points.tied)), points.starts)) - 1, np.arange(len(points.tied)))), (len(points.starts), len(points.tied)))
-        self.groups, self.tied = group @ tied, tied.sum(0)
+        self.groups, self.tied = _members_of_groups(points, member), member[points.tied].sum(0)
 
     def correlate(self,
                   c, # (n,R) how often each cluster is there
@@ -461,10 +468,18 @@ def _bca(value, boot, one_out, tails):
     z, a = z0 + stats.norm.ppf(tails), (away**3).sum() / (6 * spread)
     return stats.norm.cdf(z0 + z / (1 - a * z))
 
+def smooth(
+    level:str, # "model", "image" or "original"
+    coefficient:str, # "spearman", "pearson", "kendall" or "auc"
+)->bool: # False for ranks of a few means
+    "Whether BCa suits a coefficient at a level."
+    return level != "model" or coefficient == "pearson"
+
 def interval(
     values, # (R,) a value for each column of `drawn`; the first is the estimate
     drawn:Draws, # from `draws`
     confidence:float=.95, # in (0, 1)
+    bca:bool=True, # False for the percentile interval even where one original was left out
 )->dict: # statistic, low, high, method ("BCa" or "percentile"), undefined_resamples
     "Estimate and confidence interval from resampled values."
     if not 0 < confidence < 1: raise InputError(f"confidence is {confidence}: it must lie between 0 and 1, such as 0.95")
@@ -472,7 +487,7 @@ def interval(
     lost, boot, one_out = int(np.isnan(boot).sum()), boot[~np.isnan(boot)], one_out[~np.isnan(one_out)]
     if not len(boot) or np.isnan(values[0]): return dict(statistic=values[0], low=np.nan, high=np.nan, method="", undefined_resamples=lost)
     tails = np.array([1 - confidence, 1 + confidence]) / 2
-    moved = _bca(values[0], boot, one_out, tails) if drawn.jackknife else None
+    moved = _bca(values[0], boot, one_out, tails) if drawn.jackknife and bca else None
     low, high = np.quantile(boot, tails if moved is None else moved)
     return dict(statistic=values[0], low=low, high=high, method="percentile" if moved is None else "BCa", undefined_resamples=lost)
 
@@ -521,7 +536,7 @@ def _level_rows(rows, human, level, drawn, confidence):
     units = _within(rows, names, None)(None, np.ones((len(rows.models), 1))) if level == "original" else None
     table = []
     for facet, name, (k, metric) in product(drawn, names, enumerate(rows.metrics)):
-        row = interval(found[facet][name][k], drawn[facet], confidence) | _circumstances(rows, k, level, name, None if units is None else units[name][k, :, 0])
+        row = interval(found[facet][name][k], drawn[facet], confidence, smooth(level, name)) | _circumstances(rows, k, level, name, None if units is None else units[name][k, :, 0])
         if level == "model": row = _few_models(row, len(rows.models))
         raw = (1 - row["statistic"] if rows.signs[k] < 0 else row["statistic"]) if name == "auc" else rows.signs[k] * row["statistic"]
         table.append(dict(metric=metric, human=human, level=level, coefficient=name, facet=facet, **row, raw=raw))

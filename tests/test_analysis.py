@@ -397,7 +397,7 @@ def test_the_ceiling_is_the_left_out_annotator(scores):
 
 def test_verdict_names_the_winner_and_its_limits(scores):
     lines = verdict(scores, "human", ["flat", "smooth", "tied"], "panel B (machine), n=3", DIRECTIONS, n_resamples=50)
-    assert lines[0].startswith("Annotator: panel B (machine), n=3. 17 originals, 5 models; human score: human.")
+    assert lines[0].startswith("Annotator: panel B (machine), n=3. 17 originals, 5 models; annotator score: human.")
     assert "tied ranks best" in lines[1] and "14 of 17 originals (3 undefined)" in lines[1]
     assert lines[-1] == "Between models: no verdict below 10 models."
     assert not any("people" in line for line in lines)

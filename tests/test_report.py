@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from semsim import report
-from semsim.analysis import agreement, verdict
+from semsim.conclusions import verdict
 from semsim.core import InputError
 from semsim.data import Split
+from semsim.intervals import agreement
 from semsim.report import contact_sheet, write_report
 
 EVIL = "<script>alert(1)</script>"
@@ -76,11 +77,11 @@ def make(n=15, channels=1, recognised=None, models=MODELS):
         reconstructions=copies,
         scores=scores,
         models=means,
-        agreement=agreement(*about, level="all", n_boot=20),
+        agreement=agreement(*about, facet="all", n_resamples=20),
         metrics=list(DIRECTIONS),
         higher_is_leakier=DIRECTIONS,
         annotator="panel B (machine), <3 classifiers>",
-        verdict=verdict(*about, "panel B (machine), <3 classifiers>", n_boot=20),
+        verdict=verdict(*about[:3], "panel B (machine), <3 classifiers>", n_resamples=20),
     )
 
 
@@ -174,7 +175,7 @@ def test_constant_recognition_is_said_first(share, said, tmp_path):
 
 def test_a_metric_that_cannot_be_drawn_says_why(results, tmp_path):
     infinite = SimpleNamespace(**{**vars(results), "models": results.models.assign(psnr=np.inf)})
-    assert "'psnr' is not a finite number" in Page(write_report(infinite, tmp_path)).text
+    assert "'psnr' is infinite in 3 of 3 rows" in Page(write_report(infinite, tmp_path)).text
 
 
 def test_no_annotator_score(results, tmp_path):
@@ -190,7 +191,7 @@ def test_few_originals_grey_or_colour(n, channels, tmp_path):
 
 def test_one_model_has_no_correlation_between_models(tmp_path):
     page = Page(write_report(make(models=MODELS[:1]), tmp_path))
-    assert "fewer than 3 points" in page.text and len(page.all("img")) == 12 * 2 + 5
+    assert "needs at least 4" in page.text and len(page.all("img")) == 12 * 2 + 5
 
 
 # Whole or not at all
