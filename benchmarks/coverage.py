@@ -30,7 +30,7 @@ from scipy.special import expit
 import semsim.intervals
 from attack import CORES, HERE, markdown, processor, write_readme
 from semsim.core import atomic_path, content_id, derive_seed
-from semsim.intervals import FACETS, checked_rows, draws, interval, resample
+from semsim.intervals import FACETS, checked_rows, draws, interval, resample, smooth
 
 CODE = content_id(Path(semsim.intervals.__file__).read_text())  # what was computed with other code is computed again
 PEOPLE = 5
@@ -184,7 +184,7 @@ def frame_of(values, votes):
 
 
 def study(facet, setting, number, worlds, resamples):
-    "(estimands, quantities, 5) of one study: the estimate, the interval that users get, and the middle 95 % of the same resamples."
+    "(estimands, quantities, 5) of one study: the estimate, the percentile interval, and BCa from the same draws where it exists."
     scores = draw_study(facet, setting, number, worlds)
     drawn = draws(setting[1], setting[0], facet, resamples, number)
     rows = {human: checked_rows(scores, human, ["A", "B"], {"A": True, "B": True}) for human in ("mean", "majority")}
@@ -193,9 +193,15 @@ def study(facet, setting, number, worlds, resamples):
 
 
 def intervals(values, drawn):
-    "Estimate, interval as users get it, percentile interval."
-    given, plain = interval(values, drawn), interval(values[:len(values) - drawn.jackknife], drawn._replace(jackknife=0))
-    return [given["statistic"], given["low"], given["high"], plain["low"], plain["high"]]
+    "Estimate, percentile interval, BCa interval."
+    plain, moved = interval(values, drawn, bca=False), interval(values, drawn, bca=True)
+    return [plain["statistic"], plain["low"], plain["high"], moved["low"], moved["high"]]
+
+
+def methods(facet, level, name):
+    "The method that users get, and another to compare it with."
+    if facet != "originals": return "percentile", "reflected"
+    return ("BCa", "percentile") if smooth(level, name) else ("percentile", "BCa")
 
 
 # Jobs, each done once
@@ -294,10 +300,11 @@ def summary(results, budget):
         where = setting if facet == "originals" else (0, setting[1]) if facet == "models" else (0, 0)
         true, error = (np.stack([known[facet, *where, 0 if facet == "both" else number % budget.worlds][part] for number in range(len(values))]) for part in (0, 1))
         for (e, (level, name)), (q, quantity) in product(enumerate(ESTIMANDS), enumerate(QUANTITIES)):
-            estimates, low, high, *middle = values[:, e, q].T
-            for method, ends in dict(given=(low, high), percentile=middle, reflected=(2 * estimates - middle[1], 2 * estimates - middle[0])).items():
-                found = counted(estimates, *ends, true[:, e, q])
-                table.append(dict(models=setting[0], originals=setting[1], facet=facet, level=level, coefficient=name, quantity=quantity, method=method,
+            estimates, low, high, *moved = values[:, e, q].T
+            ends = dict(percentile=(low, high), BCa=moved, reflected=(2 * estimates - high, 2 * estimates - low))
+            for use, method in zip(("given", "compared"), methods(facet, level, name)):
+                found = counted(estimates, *ends[method], true[:, e, q])
+                table.append(dict(models=setting[0], originals=setting[1], facet=facet, level=level, coefficient=name, quantity=quantity, use=use, method=method,
                                   studies=len(values), **{key: round(float(value), 5) for key, value in found.items()},
                                   truth=round(float(true[:, e, q].mean()), 5), truth_se=round(float(error[:, e, q].max()), 6)))
     return table
@@ -316,11 +323,13 @@ def percent(row):
     return text if 0.93 <= row["coverage"] <= 0.97 else f"**{text}**"
 
 
-def coverage(rows, quantity, estimands, method):
+def coverage(rows, quantity, use, estimands):
     "A table of coverage: a row for each facet, level and coefficient, a column for each setting."
-    settings = list(dict.fromkeys(key[:2] for key in rows))
-    lines = [[*where, *(percent(rows[*setting, *where, quantity, method]) for setting in settings)] for where in estimands]
-    return markdown(["drawn again", "level", "coefficient", *map(heading, settings)], lines)
+    settings, lines = list(dict.fromkeys(key[:2] for key in rows)), []
+    for where in estimands:
+        found = [rows[*setting, *where, quantity, use] for setting in settings]
+        lines.append([*where, found[0]["method"], *map(percent, found)])
+    return markdown(["drawn again", "level", "coefficient", "method", *map(heading, settings)], lines)
 
 
 def details(rows):
@@ -337,22 +346,20 @@ def details(rows):
 
 def tables(result):
     "What README.md shows."
-    rows = {tuple(row[name] for name in ("models", "originals", "facet", "level", "coefficient", "quantity", "method")): row for row in result["rows"]}
+    rows = {tuple(row[name] for name in ("models", "originals", "facet", "level", "coefficient", "quantity", "use")): row for row in result["rows"]}
     machine, typical = result["machine"], result["resembles"]
     everywhere = [(facet, *estimand) for facet, estimand in product(FACETS, ESTIMANDS)]
-    first, inside = everywhere[:len(ESTIMANDS)], [where for where in everywhere if where[0] != "originals" and where[1] == "original"]
+    elsewhere = [where for where in everywhere if where[0] == "originals" or where[1] == "original"]
     return "\n\n".join([
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}; {result['studies']} studies for each setting and facet, {result['resamples']} resamples; "
         f"150 originals where nothing else is said. A coverage of 95 % has a standard error of {100 * np.sqrt(0.95 * 0.05 / result['studies']):.1f}; "
         f"the truths have one of {result['largest_truth_se']:.4f} at most.",
         f"Spearman's rho, mean over the simulated studies of {typical['models']} models and {typical['originals']} originals, beside the study with real people:",
         markdown(["level", "A", "B", "LPIPS and PSNR, real"], [[level, *(f"{value:.2f}" for value in typical[level]), REAL[level]] for level in REAL]),
-        "Metric A: per cent of studies whose 95 % interval contains the truth. Bold: outside 93 to 97.", coverage(rows, "A", everywhere, "given"),
-        "The difference A - B:", coverage(rows, "A - B", everywhere, "given"),
-        "The percentile method instead, from the same draws. Metric A:", coverage(rows, "A", first, "percentile"),
-        "The difference A - B:", coverage(rows, "A - B", first, "percentile"),
-        "The percentile interval reflected at the estimate instead. Metric A:", coverage(rows, "A", inside, "reflected"),
-        "The difference A - B:", coverage(rows, "A - B", inside, "reflected"),
+        "Metric A: per cent of studies whose 95 % interval contains the truth. Bold: outside 93 to 97.", coverage(rows, "A", "given", everywhere),
+        "The difference A - B:", coverage(rows, "A - B", "given", everywhere),
+        "Another method, from the same draws. Metric A:", coverage(rows, "A", "compared", elsewhere),
+        "The difference A - B:", coverage(rows, "A - B", "compared", elsewhere),
         "Spearman's rho in detail: the mean truth; by how much the estimates lie above it on average; their standard deviation around it; the mean width of the intervals; "
         "the per cent of studies in which the truth lies below or above the interval.", details(rows)])
 

@@ -46,16 +46,39 @@ def _swap_models(rows, a, b, coefficient):
     return at
 
 # %% ../nbs/42_comparison.ipynb #95cb67cc
+def _form_and_norm(points, coefficient):
+    "(O,2M,2M) the form C and (O,1) the norm of both sides, without ties in the metrics; all points twice, once for each metric"
+    m = points.here.shape[1] // 2
+    here = points.here.astype(np.float32)
+    b = points.b * here[:, None] * here[..., None]
+    n, ranks = here[:, :m].sum(1, keepdims=True), b[..., :m].sum(-1)
+    if coefficient == "kendall": return points.a[0] * b, np.sqrt((n**2 - n) * (b[:, :m, :m]**2).sum((1, 2))[:, None].astype(float))
+    return points.a[0] * (ranks * here)[..., None] * here[:, None], np.sqrt((n**3 - n).astype(float) / 3 * (ranks[:, :m]**2).sum(1, keepdims=True))
+
+def _both_ways(points, w, coefficient):
+    "(2,O,B) the coefficient under the weights and under their complement"
+    return np.concatenate([points.correlate(one, [coefficient])[coefficient] for one in (w, 1 - w)])
+
 def _swap_originals(rows, a, b, coefficient):
     "Function from swaps (N,B) to (2,O,B) coefficients of both metrics within each original"
-    points = FewPoints(np.hstack([rows.grid(a), rows.grid(b)])[None], np.hstack([rows.grid(rows.human)] * 2))
-    shape = len(rows.originals), len(rows.models)
+    x, y = np.hstack([rows.grid(a), rows.grid(b)]), np.hstack([rows.grid(rows.human)] * 2)
+    points, shape = FewPoints(x[None], y), (len(rows.originals), len(rows.models))
+    tied = np.flatnonzero((np.count_nonzero(points.a[0], axis=(1, 2)) < 2 * shape[1] * (2 * shape[1] - 1)))
+    long_way = FewPoints(x[None, tied], y[tied]) if coefficient != "pearson" else points
+    form, norm = _form_and_norm(points, coefficient) if coefficient != "pearson" else (None, None)
     def at(swaps):
         taken = np.zeros((*shape, swaps.shape[1]), np.float32)
         taken[rows.original, rows.model] = swaps
-        return np.concatenate([points.correlate(np.concatenate(w, 1), [coefficient])[coefficient] for w in ((1 - taken, taken), (taken, 1 - taken))])
+        w = np.concatenate([1 - taken, taken], 1)
+        if coefficient == "pearson": return _both_ways(long_way, w, coefficient)
+        value = np.einsum("gmr,gmr->gr", form @ w, w)
+        other = form.sum((1, 2))[:, None] - np.einsum("gm,gmr->gr", form.sum(1) + form.sum(2), w) + value
+        found = np.stack([value, other]) / np.where(norm > 0, norm, np.nan)
+        if len(tied): found[:, tied] = _both_ways(long_way, w[tied], coefficient)
+        return found
     return at
 
+# %% ../nbs/42_comparison.ipynb #ba7a8ff6
 def _swap_images(rows, a, b, coefficient):
     "Function from swaps (N,B) to (2,1,B) coefficients of both metrics over all rows"
     points = ManyPoints(np.concatenate([a, b]), np.concatenate([rows.human] * 2))
