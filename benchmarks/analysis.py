@@ -44,7 +44,7 @@ class Budget:
     rounds: int = 3
 
 
-TINY = Budget(models=6, originals=20, resamples=50, permutations=20, looped=2, rounds=1)
+TINY = Budget(models=6, originals=12, resamples=20, permutations=5, looped=1, rounds=1)
 
 
 def simulated(budget):

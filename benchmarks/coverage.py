@@ -65,7 +65,7 @@ class Budget:
     size: tuple = (("originals", 12), ("models", 12), ("both", 11))  # a batch has 2**size originals, models, or models and half as many originals
 
 
-TINY = Budget(settings=((8, 20), (10, 20)), studies=4, block=2, resamples=99, worlds=2, batches=(("originals", 2), ("models", 2), ("both", 2)),
+TINY = Budget(settings=((8, 20),), studies=4, block=2, resamples=99, worlds=2, batches=(("originals", 2), ("models", 2), ("both", 2)),
               size=(("originals", 8), ("models", 8), ("both", 6)))
 
 
