@@ -59,6 +59,7 @@ def _both_ways(points, w, coefficient):
     "(2,O,B) the coefficient under the weights and under their complement"
     return np.concatenate([points.correlate(one, [coefficient])[coefficient] for one in (w, 1 - w)])
 
+# %% ../nbs/42_comparison.ipynb #5d79d4d8
 def _swap_originals(rows, a, b, coefficient):
     "Function from swaps (N,B) to (2,O,B) coefficients of both metrics within each original"
     x, y = np.hstack([rows.grid(a), rows.grid(b)]), np.hstack([rows.grid(rows.human)] * 2)

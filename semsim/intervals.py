@@ -353,8 +353,7 @@ class ClusteredPoints:
             running = np.vstack([np.zeros((1, n), np.float32), np.cumsum(member[span].toarray(), 0, np.float32)])
             for m in range(l + 1, len(points.spans)):
                 rows = slice(points.spans[m].start - span.stop, points.spans[m].stop - span.stop)
-                above = running[left[rows]] + running[right[rows]]
-                self.forms[m, l] = member[points.spans[m]].T @ above - np.outer(self.levels[m], self.levels[l])
+                self.forms[m, l] = member[points.spans[m]].T @ (running[left[rows]] + running[right[rows]]) - np.outer(self.levels[m], self.levels[l])
         self.groups, self.tied = _members_of_groups(points, member), member[points.tied].sum(0)
 
     def correlate(self,
@@ -468,6 +467,7 @@ def _bca(value, boot, one_out, tails):
     z, a = z0 + stats.norm.ppf(tails), (away**3).sum() / (6 * spread)
     return stats.norm.cdf(z0 + z / (1 - a * z))
 
+# %% ../nbs/41_intervals.ipynb #1cb554f8
 def smooth(
     level:str, # "model", "image" or "original"
     coefficient:str, # "spearman", "pearson", "kendall" or "auc"
