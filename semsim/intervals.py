@@ -408,6 +408,7 @@ def _over_images(rows, coefficients, drawn):
     "Function from draws to (K,1,R) correlations of all rows"
     metrics = [ManyPoints(x, rows.human) for x in rows.values]
     alone = {(True, False): rows.original, (False, True): rows.model}.get(tuple(which.shape[1] > 1 for which in drawn[:2])) # what is drawn alone
+    if alone is rows.original and len(np.unique(rows.human)) > 2: alone = None # many levels make many large forms: rows are quicker
     if alone is not None: metrics = in_threads(lambda points: ClusteredPoints(points, alone), metrics)
     def weights(points, c, d): return _weights_of(points.order, rows, c, d) if alone is None else c if alone is rows.original else d
     def at(c, d):
