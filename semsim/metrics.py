@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from scipy import special
 from torch import Tensor
-from torchvision.transforms.functional import resize
 
 from .attack import total_variation
 from .core import InputError, check_images, check_name, find_weights, to_pil, to_tensor
@@ -256,6 +255,7 @@ def resized(size, # of the smaller side in pixels, or (height, width)
            ): # function of images (B,C,H,W) in [0,1], which gives (B,3,H',W') in [0,1]
     "Resize as torchvision does it with a picture: bilinear, in 8 bits."
     def made(images):
+        from torchvision.transforms.functional import resize # here, as it takes seconds
         pictures = [resize(to_pil(image), size) for image in images]
         return three_channels(torch.stack([to_tensor(picture) for picture in pictures]).to(images.device))
     return made

@@ -18,11 +18,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.models import DenseNet, VisionTransformer, get_model
-from torchvision.models.resnet import BasicBlock
 
 import semsim
 from .core import InputError, check_images, check_name, load_tensors, save_tensors, seeded
@@ -68,6 +65,7 @@ def cifar_resnet_trunk(channels:int, # 1 or 3
                        pool:type=nn.AdaptiveAvgPool2d, # what makes one number of a plane
                       ) -> tuple: # (trunk, number of features)
     "The trunk of a ResNet for CIFAR."
+    from torchvision.models.resnet import BasicBlock # here, as it takes seconds
     base = before = int(16 * factor)
     layers = [small_stem(channels, base), nn.BatchNorm2d(base), nn.ReLU()]
     for after, stride in zip((base, 2 * base, 4 * base), strides):
@@ -85,6 +83,7 @@ def resnet_trunk(channels:int, # 1 or 3
                  depth:float=18, # 18, 34, 50, 101 or 152
                 ) -> tuple: # (trunk, number of features)
     "The trunk of a ResNet for ImageNet, for small images."
+    from torchvision.models import get_model # here, as it takes seconds
     net = get_model(f"resnet{depth:.0f}", weights=None)
     width = net.fc.in_features
     net.conv1 = small_stem(channels, 64)
@@ -96,6 +95,7 @@ def mobilenetv2_trunk(channels:int, # 1 or 3
                       size:int, # unused: the mean over the plane takes any size
                      ) -> tuple: # (trunk, number of features)
     "The trunk of MobileNetV2, for small images."
+    from torchvision.models import get_model # here, as it takes seconds
     net = get_model("mobilenet_v2", weights=None)
     net.features[0][0] = small_stem(channels, 32)
     net.features[2].conv[1][0].stride = (1, 1)
@@ -107,6 +107,7 @@ def mnasnet_trunk(channels:int, # 1 or 3
                   size:int, # unused: the mean over the plane takes any size
                  ) -> tuple: # (trunk, number of features)
     "The trunk of MNASNet, for small images."
+    from torchvision.models import get_model # here, as it takes seconds
     net = get_model("mnasnet1_0", weights=None)
     width = net.classifier[1].in_features
     net.layers[0] = small_stem(channels, 32)
@@ -121,6 +122,7 @@ def densenet121_trunk(channels:int, # 1 or 3
                       size:int, # unused: the mean over the plane takes any size
                      ) -> tuple: # (trunk, number of features)
     "The trunk of DenseNet121, for small images."
+    from torchvision.models import get_model # here, as it takes seconds
     net = get_model("densenet121", weights=None)
     width = net.classifier.in_features
     net.features.conv0, net.features.pool0 = small_stem(channels, 64), nn.Identity()
@@ -134,6 +136,7 @@ def densenet40_trunk(channels:int, # 1 or 3
                      layers:int=6, # in each of the three blocks
                     ) -> tuple: # (trunk, number of features)
     "The trunk of a DenseNet for CIFAR."
+    from torchvision.models import DenseNet # here, as it takes seconds
     growth = round(12 * factor)
     net = DenseNet(growth, (layers,) * 3, num_init_features=2 * growth)
     net.features.conv0 = small_stem(channels, 2 * growth)
@@ -213,12 +216,12 @@ def irevnet_trunk(channels:int, # 1 or 3
     return nn.Sequential(IRevNet(channels, size), nn.BatchNorm2d(512), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512
 
 # %% ../nbs/02_models.ipynb #d168b7ef
-class TwiceDifferentiable(VisionTransformer):
-    "A vision transformer whose attention has a second derivative."
+class TwiceDifferentiable(nn.Sequential):
+    "Modules one after the other, whose attention has a second derivative."
     def forward(self,
                 images:Tensor, # (B,C,H,W)
                ) -> Tensor: # (B,F)
-        "The transformer's answer, with attention by the plain formula."
+        "The last module's answer, with attention by the plain formula."
         with sdpa_kernel(SDPBackend.MATH): return super().forward(images)
 
 # %% ../nbs/02_models.ipynb #9647eb03
@@ -226,13 +229,14 @@ def vit_trunk(channels:int, # 1 or 3
               size:int, # image side in pixels
              ) -> tuple: # (trunk, number of features)
     "The trunk of a small vision transformer."
+    from torchvision.models import VisionTransformer # here, as it takes seconds
     patch, width = -(-size // 8), 192
-    net = TwiceDifferentiable(8 * patch, patch, num_layers=6, num_heads=3, hidden_dim=width, mlp_dim=4 * width)
+    net = VisionTransformer(8 * patch, patch, num_layers=6, num_heads=3, hidden_dim=width, mlp_dim=4 * width)
     net.conv_proj = nn.Conv2d(channels, width, patch, patch) # torchvision's takes 3 channels only; the start is the same
     nn.init.trunc_normal_(net.conv_proj.weight, std=(channels * patch**2) ** -0.5)
     nn.init.zeros_(net.conv_proj.bias)
     net.heads = nn.Identity()
-    return nn.Sequential(nn.ZeroPad2d((0, 8 * patch - size) * 2), net), width
+    return TwiceDifferentiable(nn.ZeroPad2d((0, 8 * patch - size) * 2), net), width
 
 def mlp_trunk(channels:int, # 1 or 3
               size:int, # image side in pixels
@@ -412,6 +416,7 @@ def load_hashed(path # a file that `save_hashed` wrote
 # %% ../nbs/02_models.ipynb #866281c0
 def versions() -> dict: # name -> version
     "The versions on which a network's weights depend."
+    import torchvision # here, as it takes seconds
     return dict(python=platform.python_version(), torch=str(torch.__version__), torchvision=torchvision.__version__, semsim=semsim.__version__)
 
 def save_classifier(path, # a .safetensors file
