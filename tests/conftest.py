@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-# Set before anything loads torch: small networks on few cores lose most of their time to spinning threads.
+# Set before anything loads torch, and for every process that a test starts: small networks on few cores lose most of their
+# time to spinning threads, and pytest-xdist has a test for each core already.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 
