@@ -8,10 +8,12 @@ __all__ = ['UNPACK_LIMIT', 'reconstruction_table', 'whole_folder', 'unpack_zip',
            'read_training_archive', 'write_annotation_archive', 'read_annotation_archive', 'long_answers']
 
 # %% ../nbs/05_archives.ipynb #eb1c4693
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -170,8 +172,9 @@ def unpack_zip(path, # a .zip file
             size = sum(entry.file_size for entry in entries)
             if size > limit: raise InputError(f"{path}: refused, it would unpack to {size} bytes, more than the limit of {limit}; is it the right file?")
             archive.extractall(filling, entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-        raise InputError(f"{path}: could not be unpacked ({error}); get it again") from None
+    except InputError: raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError) as error: # what damage can raise
+        raise InputError(f"{path}: could not be unpacked ({str(error)[:100]}); get it again") from None
     while len(inside := [p for p in folder.iterdir() if not p.name.startswith(".")]) == 1 and inside[0].is_dir(): folder = inside[0]
     return folder
 
