@@ -19,6 +19,7 @@ import pandas as pd
 from .analysis import COEFFICIENTS, LEVELS, group_sentinels, three_lines
 from .ceilings import ceiling
 from .comparison import clusters, compare, models_needed, soft_pairwise_accuracy, tie_calibrated_accuracy
+from .consensus import aggregate_rights
 from .core import InputError, atomic_path, check_name, write_table
 from .figures import figure_uri, plot_agreement_scatter, plot_forest, plot_metric_matrix, plot_models_needed, plot_reliability, plot_survivors, reliability
 from .intervals import FACETS, agreement, directions, incomplete, result
@@ -27,7 +28,7 @@ from .intervals import FACETS, agreement, directions, incomplete, result
 def wide_annotations(
     answers:pd.DataFrame, # a row an answer: item ("model/original"), annotator, answer (a class number, or -1)
     scores:pd.DataFrame, # a row a reconstruction: model, original, label
-)->pd.DataFrame: # a row an item: model, original, right_1, right_2, ..., mean, majority
+)->pd.DataFrame: # a row an item: model, original, right_1, right_2, ..., and a column for each rule; NaN where the item has no label
     "Answers as a table with a column for each annotator."
     if "label" not in scores: raise InputError("answers can only be judged with labels: the table of scores has no column 'label'")
     if answers.duplicated(["item", "annotator"]).any():
@@ -36,11 +37,15 @@ def wide_annotations(
     given = answers.pivot(index="item", columns="annotator", values="answer")
     item = scores.model.astype(str) + "/" + scores.original.astype(str)
     label = pd.Series(scores.label.to_numpy(), index=item).reindex(given.index)
-    right = given.eq(label, axis=0).astype(float).where(given.notna())
+    right = given.eq(label, axis=0).astype(float).where(given.notna().mul(label.notna(), axis=0))
     right.columns = [f"right_{number + 1}" for number in range(right.shape[1])]
     parts = given.index.to_series().str.rsplit("/", n=1, expand=True)
-    share = right.mean(axis=1)
-    return right.assign(model=parts[0], original=parts[1], mean=share, majority=(share > .5).astype(float)).reset_index(drop=True)
+    return right.assign(model=parts[0], original=parts[1], **{rule: aggregate_rights(right, rule) for rule in _rules(right)}).reset_index(drop=True)
+
+def _rules(right):
+    "The rules that these annotators allow"
+    most = int(right.count(axis=1).max())
+    return ["mean", "majority", *[f"at_least_{k}" for k in range(2, most + 1)], *["dawid_skene"] * (right.shape[1] > 2)]
 
 # %% ../nbs/45_conclusions.ipynb #bb120e47
 def _keyed(table, kind):

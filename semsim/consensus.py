@@ -104,15 +104,20 @@ def _drawn(items, n_resamples, seed):
     times = random.multinomial(len(originals), np.full(len(originals), 1 / len(originals)), n_resamples).T
     return number, np.hstack([np.ones((len(originals), 1)), times])
 
+def _few(number):
+    "Why there is no interval, if there is none: the originals that count are fewer than 3"
+    found = len(np.unique(number))
+    return f"{found} original{'s' * (found != 1)}: no interval below 3" if found < 3 else ""
+
 def _sums(features, number, times):
     "(F,1+R) the sum of each feature in each resample"
     return pd.DataFrame(features).groupby(number).sum().to_numpy(float).T @ times
 
-def _interval(values, confidence):
-    "Estimate and percentile interval, from the study and its resamples"
+def _interval(values, confidence, few=""):
+    "Estimate and percentile interval, from the study and its resamples; no interval from few originals"
     if not 0 < confidence < 1: raise InputError(f"confidence is {confidence}: it must lie between 0 and 1, such as 0.95")
     drawn = values[1:][~np.isnan(values[1:])]
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(drawn) and not np.isnan(values[0]) else (np.nan, np.nan)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(drawn) and not few and not np.isnan(values[0]) else (np.nan, np.nan)
     return dict(statistic=float(values[0]), low=low, high=high, undefined_resamples=len(values) - 1 - len(drawn))
 
 # %% ../nbs/32_consensus.ipynb #f3f83f36
@@ -153,10 +158,10 @@ def _cohen(sums):
     return {"agreement": observed, "kappa": _ratio(observed - chance, 1 - chance)}
 
 # %% ../nbs/32_consensus.ipynb #8ee5d669
-def _why_no_pair(value, n):
-    "Why the kappa of a pair is undefined"
-    if not np.isnan(value): return ""
-    return "both always say the same" if n else "no item in common"
+def _why_no_pair(value, n, few=""):
+    "Why the kappa of a pair, or its interval, is undefined"
+    if not n: return "no item in common"
+    return "both always say the same" if np.isnan(value) else few
 
 def pairwise_agreement(
     answers:pd.DataFrame, # as `check_answers` wants it; items named model/original
@@ -165,14 +170,15 @@ def pairwise_agreement(
     n_resamples:int=2000, # drawn studies
     seed:int=0, # of the draws
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # rows first, second, coefficient ("agreement" or Cohen's "kappa"), statistic, low, high, n items that both answered
+)->pd.DataFrame: # rows first, second, coefficient ("agreement" or Cohen's "kappa"), statistic, low, high, n items that both answered, note: why undefined
     "How far each two annotators agree, with intervals."
     table, rows = judgements(answers, labels, question), []
     _check_table(table)
     drawn = _drawn(table.index, n_resamples, seed)
     for first, second in combinations(table, 2):
-        sums = _sums(_pair_features(table[first].to_numpy(), table[second].to_numpy()), *drawn)
-        rows += [dict(first=first, second=second, question=question, coefficient=name, **_interval(values, confidence), n=int(sums[0, 0]), note=_why_no_pair(values[0], sums[0, 0]))
+        features = _pair_features(table[first].to_numpy(), table[second].to_numpy())
+        sums, few = _sums(features, *drawn), _few(drawn[0][features[:, 0] > 0])
+        rows += [dict(first=first, second=second, question=question, coefficient=name, **_interval(values, confidence, few), n=int(sums[0, 0]), note=_why_no_pair(values[0], sums[0, 0], few))
                  for name, values in _cohen(sums).items()]
     return pd.DataFrame(rows)
 
@@ -183,15 +189,16 @@ def answer_shares(
     n_resamples:int=2000, # drawn studies
     seed:int=0, # of the draws
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # a row for each annotator and kind of answer: annotator, said ("right", "unknown", "wrong"), statistic, low, high, n answers
+)->pd.DataFrame: # a row for each annotator and kind of answer: annotator, said ("right", "unknown", "wrong"), statistic, low, high, n answers, note: why no interval
     "How often each annotator named the class, gave up, or named another class."
     said = {question: judgements(answers, labels, question) for question in ("right", "unknown")}
     said["wrong"] = 1 - said["right"] - said["unknown"]
     drawn, rows = _drawn(said["right"].index, n_resamples, seed), []
     for annotator in said["right"]:
         own = np.stack([one[annotator].to_numpy() for one in said.values()], axis=1)
-        *counts, n = _sums(np.c_[np.nan_to_num(own), ~np.isnan(own[:, 0])], *drawn)
-        rows += [dict(annotator=annotator, said=name, **_interval(_ratio(count, n), confidence), n=int(n[0])) for name, count in zip(said, counts)]
+        asked = ~np.isnan(own[:, 0])
+        few, (*counts, n) = _few(drawn[0][asked]), _sums(np.c_[np.nan_to_num(own), asked], *drawn)
+        rows += [dict(annotator=annotator, said=name, **_interval(_ratio(count, n), confidence, few), n=int(n[0]), note=few) for name, count in zip(said, counts)]
     return pd.DataFrame(rows)
 
 # %% ../nbs/32_consensus.ipynb #88cc8fcf
@@ -205,6 +212,13 @@ class DawidSkene:
     steps: int # of EM
 
 # %% ../nbs/32_consensus.ipynb #dc0161bf
+def _given(codes):
+    "The answers there are (C,), and a sparse (n, k C) table with a 1 where an annotator gave an answer, from (n,k)"
+    item, annotator = np.nonzero(~np.isnan(codes))
+    states, number = np.unique(codes[item, annotator], return_inverse=True)
+    return states, csr_array((np.ones(len(item)), (item, annotator * len(states) + number)), shape=(len(codes), codes.shape[1] * len(states)))
+
+# %% ../nbs/32_consensus.ipynb #73c3f685
 def dawid_skene(
     table:pd.DataFrame, # a row an item, a column an annotator; any numbers as answers, NaN = not asked
     max_steps:int=2000, # of EM
@@ -212,11 +226,9 @@ def dawid_skene(
 )->DawidSkene:
     "Learn how reliable each annotator is, and from that the true state of each item."
     if table.shape[1] < 3: raise InputError(f"{table.shape[1]} annotators: 'dawid_skene' needs at least 3, since two who disagree could each be the reliable one")
-    codes = table.to_numpy(float)
-    states = np.unique(codes[~np.isnan(codes)])
-    k, C = codes.shape[1], len(states)
-    item, annotator = np.nonzero(~np.isnan(codes))
-    given = csr_array((np.ones(len(item)), (item, annotator * C + np.searchsorted(states, codes[item, annotator]))), shape=(len(codes), k * C))
+    if not table.notna().any(axis=None): raise InputError("no answers: every cell of the table is empty")
+    states, given = _given(table.to_numpy(float))
+    k, C = table.shape[1], len(states)
     votes = given @ np.tile(np.eye(C), (k, 1)) # (n,C) how often each answer was given
     posterior, before = np.where(votes.any(1, keepdims=True), votes, votes.sum(0)), -np.inf
     posterior = posterior / posterior.sum(1, keepdims=True)
@@ -250,11 +262,11 @@ def aggregate_rights(
     values = rights.to_numpy(float)
     if not np.isin(values[~np.isnan(values)], (0, 1)).all(): raise InputError("rights hold 1 where the class was named, 0 where it was not and NaN where nobody was asked; found other values")
     answered, share = rights.count(axis=1), rights.mean(axis=1)
-    needed = _needed(rule, int(answered.max()))
+    needed = _needed(rule, max(1, *answered))
+    if rule == "mean" or not answered.any(): return share
     if needed: return (rights.sum(axis=1) >= needed).astype(float).where(answered >= needed)
     if rule == "majority": return (share > .5).astype(float).where(answered > 0)
-    if rule == "dawid_skene": return dawid_skene(rights).posterior.reindex(columns=[1.], fill_value=0)[1.].where(answered > 0)
-    return share
+    return dawid_skene(rights).posterior.reindex(columns=[1.], fill_value=0)[1.].where(answered > 0)
 
 # %% ../nbs/32_consensus.ipynb #a32de54d
 def aggregate(
@@ -334,6 +346,12 @@ def _faced(answers, annotator, own, score):
     if given.isna().any(): raise InputError(f"annotator {annotator!r} has no confidence for item {given.index[given.isna()][0]!r}; give one for every answer, or drop the column")
     return faced, given.to_numpy(float)
 
+def _why_not(values, n, level):
+    "Why a coefficient is undefined"
+    if level == "model" and n < 4: return f"{n} models: a correlation between models needs at least 4"
+    return "one of the two never varies" if np.isnan(values[0]) else ""
+
+# %% ../nbs/32_consensus.ipynb #e5e8f6a8
 def against(
     answers:pd.DataFrame, # of people or machines, as `check_answers` wants it; items named model/original; a column `confidence` if there is one
     labels, # item -> its true class
@@ -351,10 +369,10 @@ def against(
         images = _image_level(faced.own.to_numpy(), faced.score.to_numpy(), confident, *drawn)
         models, n = _model_level(faced.own.to_numpy(), faced.score.to_numpy(), faced.index.str.rsplit("/", n=1).str[0], *drawn, seed)
         if n < 4: models = {facet: np.full_like(values, np.nan) for facet, values in models.items()}
-        rows += [dict(annotator=annotator, level="image", coefficient=name, facet="originals", **_interval(values, confidence), n=len(faced),
-                      note="one of the two never varies" if np.isnan(values[0]) else "") for name, values in images.items()]
-        rows += [dict(annotator=annotator, level="model", coefficient="rho", facet=facet, **_interval(values, confidence), n=n,
-                      note=f"{n} models: a correlation between models needs at least 4" if n < 4 else "one of the two never varies" if np.isnan(values[0]) else "") for facet, values in models.items()]
+        rows += [dict(annotator=annotator, level="image", coefficient=name, facet="originals", **_interval(values, confidence), n=len(faced), note=_why_not(values, n, "image"))
+                 for name, values in images.items()]
+        rows += [dict(annotator=annotator, level="model", coefficient="rho", facet=facet, **_interval(values, confidence), n=n, note=_why_not(values, n, "model"))
+                 for facet, values in models.items()]
     return pd.DataFrame(rows)
 
 # %% ../nbs/32_consensus.ipynb #3809ff7f

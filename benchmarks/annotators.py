@@ -1,0 +1,91 @@
+"""How far five people agree, what they say together, and how far machines agree with them: the tables behind the page nbs/results/annotators.
+
+python benchmarks/annotators.py labels.csv clip_zero_shot.csv
+"""
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from semsim.consensus import QUESTIONS, against, against_others, aggregate, annotator_agreement, answer_shares, compare_rules, dawid_skene, judgements, pairwise_agreement, study_answers
+from semsim.core import InputError, atomic_path, write_table
+from semsim.human_study import HUMAN_STUDY_MODELS, read_human_study
+
+RULES = "mean", "majority", *[f"at_least_{k}" for k in range(1, 6)], "dawid_skene"
+
+
+def read_machines(path, labels):
+    "Zero-shot answers of each network about each reconstruction and its original, as two tables of answers."
+    table = pd.read_csv(path)
+    names = dict(enumerate(HUMAN_STUDY_MODELS, 1))
+    item = table.model_idx.map(names) + "/" + table.image_id.astype(str)
+    if item.duplicated().any() or set(item) != set(labels.index) or (table.gt_label.to_numpy() != labels[item].to_numpy()).any():
+        raise InputError(f"{path}: its rows are not those of the study")
+    machines = [column.removesuffix("_rec_label") for column in table if column.endswith("_rec_label")]
+    both = {}
+    for part in ("rec", "orig"):
+        rows = [pd.DataFrame({"item": item, "annotator": name, "kind": "machine", "answer": table[f"{name}_{part}_label"], "time": pd.NaT, "confidence": table[f"{name}_{part}_prob"]}) for name in machines]
+        both[part] = pd.concat(rows, ignore_index=True)
+    return both["rec"], both["orig"]
+
+
+def named_consensus(answers, labels):
+    "The probability that the class on which the annotators agree, by Dawid and Skene with all classes and -1, is the true one."
+    learned = dawid_skene(judgements(answers, labels, "class"))
+    place = learned.posterior.columns.get_indexer(labels[learned.posterior.index].astype(float))
+    value = np.where(place < 0, 0, learned.posterior.to_numpy()[np.arange(len(place)), place])
+    return pd.Series(value, learned.posterior.index), learned.steps
+
+
+def tables_of(annotations, clip, settings):
+    "Every table of the page, and a few numbers beside them."
+    answers, labels = study_answers(annotations)
+    rights = judgements(answers, labels)
+    machines, on_originals = read_machines(clip, labels)
+    flag = pd.Series(annotations.flag.to_numpy(), labels.index)
+    observed = flag[(annotations.flag_source == "folder").to_numpy()]
+    learned, (by_class, class_steps) = dawid_skene(rights), named_consensus(answers, labels)
+    scores = {rule: aggregate(answers, labels, rule) for rule in RULES} | {"dawid_skene, all classes": by_class}
+    by_model = [against(machines, labels, flag, **settings).query("level == 'model'"), against(machines, labels, observed, **settings).query("level == 'image'")]
+    mean = scores["mean"]
+    tables = {
+        "agreement": annotator_agreement(answers, labels, **settings),
+        "pairs": pd.concat([pairwise_agreement(answers, labels, question, **settings) for question in QUESTIONS], ignore_index=True),
+        "shares": answer_shares(answers, labels, **settings),
+        "counts": rights.sum(axis=1).astype(int).value_counts().sort_index().rename_axis("right").rename("reconstructions").reset_index(),
+        "rules": compare_rules(scores, observed, **settings),
+        "reliability": learned.reliability[1.0].unstack().set_axis(["right_where_not", "right_where_recognisable"], axis=1).reset_index(),
+        "people": against_others(answers, labels, **settings),
+        "machines": pd.concat([against(machines, labels, mean, **settings).assign(score="five people (mean)"), *(table.assign(score="flag") for table in by_model)], ignore_index=True),
+        "machine_shares": pd.concat([answer_shares(table, labels, **settings).assign(images=images) for images, table in (("reconstructions", machines), ("originals", on_originals))], ignore_index=True),
+        "models": pd.concat([rights, judgements(machines, labels)], axis=1).groupby(rights.index.str.rsplit("/", n=1).str[0]).mean().assign(
+            mean=mean.groupby(mean.index.str.rsplit("/", n=1).str[0]).mean(), flag=flag.groupby(flag.index.str.rsplit("/", n=1).str[0]).mean()).rename_axis("model").reset_index(),
+    }
+    same = float(((scores["dawid_skene"] > 0.5) == (scores["majority"] > 0.5)).mean())
+    about = dict(reconstructions=len(rights), originals=int(annotations.original.nunique()), answers=len(answers), right=float(rights.to_numpy().mean()),
+                 prevalence=float(learned.prevalence[1.0]), steps=learned.steps, class_steps=class_steps, dawid_skene_is_majority=same)
+    return tables, about
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("labels", help="labels.csv of the study, or a folder with the public pickles")
+    parser.add_argument("clip", help="clip_zero_shot.csv: what eight CLIP models answer for the same images")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "nbs/results/annotators")
+    parser.add_argument("--resamples", type=int, default=2000)
+    asked = parser.parse_args()
+    settings = dict(n_resamples=asked.resamples, seed=0)
+    tables, about = tables_of(read_human_study(asked.labels)[1], asked.clip, settings)
+    for name, table in tables.items():
+        write_table(table, asked.out / f"{name}.csv")
+    study = dict(settings=settings, versions={name: version(name) for name in ("semsim", "numpy", "scipy", "pandas")}, **about)
+    with atomic_path(asked.out / "study.json") as temporary:
+        temporary.write_text(json.dumps(study, indent=1))
+
+
+if __name__ == "__main__":
+    main()
