@@ -6,8 +6,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["core", "data", "models", "networks", "human_study", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
-                "annotate", "semsim", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "study", "report", "cli"],
+    submodules=["core", "data", "models", "networks", "human_study", "archives", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
+                "annotate", "semsim", "consensus", "machines", "annotation_page", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "planning", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
         "models": ["build_classifier", "load_classifier"],
@@ -17,7 +17,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "policies": ["search_policies"],
         "metrics": ["available"],
         "scoring": ["score"],
+        "annotate": ["LabellingWidget", "read_answers"],
         "semsim": ["SemSim", "train_semsim"],
+        "consensus": ["aggregate"],
         "intervals": ["agreement"],
         "comparison": ["compare"],
         "ceilings": ["ceiling"],

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_commands', 'gate', 'score_table', 'write_scores', 'check_asked', 'score_files', 'score', 'run',
-           'human_study', 'metric_columns', 'human_column', 'only_rows', 'analyse', 'main', 'stop']
+           'human_study', 'annotate', 'answers', 'metric_columns', 'human_column', 'only_rows', 'analyse', 'main',
+           'stop']
 
 # %% ../nbs/52_cli.ipynb #2f2100de
 import sys
@@ -161,6 +162,57 @@ def human_study(
     "What five people recognised in 8,400 reconstructions of CIFAR-100 images (Sun et al., 2023)."
     from semsim.human_study import read_human_study, write_human_study
     print(*write_human_study(out, *read_human_study(source)), sep="\n")
+
+# %% ../nbs/52_cli.ipynb #f8ad3e25
+@app.command()
+def annotate(
+    folder:Path=typer.Argument(help="Reconstructions: a sub-folder for each model, and classes.txt with a class name a line."),
+    annotator:str=typer.Option(help="Who labels; the same name goes on where it stopped."),
+    protocol:str=typer.Option("name", help="name: name the class; same: say whether it shows the same picture as the original."),
+    every:bool=typer.Option(False, help="Show all reconstructions of an original, instead of one."),
+    seed:int=typer.Option(0, help="Seed of the order; the same for all annotators of a study."),
+    port:int=typer.Option(None, help="Port of the page; without it the annotator's own."),
+    browser:bool=typer.Option(True, help="Open the page in the browser."),
+):
+    "Label reconstructions in the browser: what do people recognise?"
+    from semsim.annotate import Sitting
+    from semsim.annotation_page import serve_annotation_page
+    serve_annotation_page(Sitting(folder, annotator, protocol, every, seed), port, browser)
+
+# %% ../nbs/52_cli.ipynb #5b309888
+@app.command()
+def answers(
+    folder:Path=typer.Argument(help="The folder that was labelled."),
+    protocol:str=typer.Option("name", help="name or same."),
+    out:Path=typer.Option(None, help="Table to write (.csv or .parquet). Default: answers/PROTOCOL.csv in the folder."),
+):
+    "Gather the answers of all annotators, and say how far they agree."
+    from semsim.annotate import COLUMNS, read_answers, read_consistency
+    from semsim.core import write_table
+    given, out = read_answers(folder, protocol), out or folder/"answers"/f"{protocol}.csv"
+    items = given[given.role == "item"][COLUMNS]
+    write_table(items, out)
+    print(f"{len(items)} answers of {items.annotator.nunique()} annotators for {items['item'].nunique()} reconstructions in {out}")
+    for row in read_consistency(folder, protocol).itertuples():
+        if row.n: print(f"{row.annotator}: {row.check}: {row.right} of {row.n} [{row.low:.0%}, {row.high:.0%}]")
+    print(*_agreement_lines(folder, protocol, items), sep="\n")
+
+# %% ../nbs/52_cli.ipynb #3ee9a40a
+def _agreement_lines(folder, protocol, items) -> list:
+    "How far the annotators agree, in words."
+    from semsim.archives import reconstruction_table
+    from semsim.consensus import COEFFICIENTS_OF_ANNOTATORS, annotator_agreement
+    from semsim.core import InputError
+    table = reconstruction_table(folder)
+    labels = dict(zip(table.model + "/" + table.original, table.label if protocol == "name" else [1] * len(table)))
+    there = items[items["item"].isin(labels.keys())]
+    left_out = [f"{len(items) - len(there)} answers are for reconstructions that are gone; they are not in the agreement."] if len(there) < len(items) else []
+    try: found = annotator_agreement(there, labels)
+    except InputError as error: return [*left_out, f"How far they agree cannot be said: {error}"]
+    named = {"right": "recognised or not", "unknown": "gave up or not"}
+    shown = found[found.coefficient.isin(["agreement", "krippendorff"]) & found.question.isin(named)]
+    return [*left_out, *(f"{named[row.question]}: {COEFFICIENTS_OF_ANNOTATORS[row.coefficient]} {row.statistic:.2f} [{row.low:.2f}, {row.high:.2f}]"
+            f", n = {row.n} reconstructions with two answers or more{'; undefined: ' + row.note if row.note else ''}" for row in shown.itertuples())]
 
 # %% ../nbs/52_cli.ipynb #c323935d
 _NAMES = {"model", "original", "label", "id", "seed", "fold", "arch", "variant", "image"} # numbers in these columns are not measurements

@@ -33,7 +33,8 @@ import torch
 import semsim
 from .conclusions import verdict
 from .intervals import agreement
-from .annotate import MEMBERS, PANELS, PRESENTATIONS, annotate, recognised_share, train_annotator
+from .consensus import aggregate
+from .machines import MEMBERS, PANELS, PRESENTATIONS, annotate, train_annotator
 from .attack import PRESETS, Attack, invert
 from .core import InputError, atomic_path, content_id, generator, load_tensors, progress, read_table, save_tensors, write_table
 from .data import Split, divide, load_dataset, pick, write_reconstructions
@@ -234,7 +235,7 @@ def make_answers(study:Study, folder, panel:str) -> pd.DataFrame: # answers; wit
 def shares(study:Study, answers:pd.DataFrame) -> pd.Series: # index `model/original`; in [0,1]
     "The share of a panel that recognised each item."
     labels = dict(zip(materials(study)[2].ids, materials(study)[2].labels.tolist()))
-    return recognised_share(answers, {item: labels[item.split("/")[-1]] for item in answers.item.unique()})
+    return aggregate(answers, {item: labels[item.split("/")[-1]] for item in answers.item.unique()}, "mean")
 
 # %% ../nbs/50_study.ipynb #57f9e8fc
 def semsim_path(study:Study, folder, fold:int) -> Path:
@@ -341,8 +342,9 @@ def write_results(results:StudyResults, folder):
         for ending in (".csv", ".parquet"): write_table(table.reset_index() if name == "models" else table, folder/"tables"/f"{name}{ending}")
     with atomic_path(folder/"study.json") as temporary:
         temporary.write_text(json.dumps({name: getattr(results, name) for name in ("settings", "versions", "annotator", "verdict")}, indent=1))
+    with atomic_path(folder/"reconstructions"/"classes.txt") as temporary: temporary.write_text("\n".join(results.classes) + "\n", encoding="utf-8")
     for name, images in results.reconstructions.items():
-        write_reconstructions(folder/"reconstructions"/name.replace(" ", "-"), results.originals, images)
+        write_reconstructions(folder/"reconstructions"/name, results.originals, images)
 
 # %% ../nbs/50_study.ipynb #f9f95de1
 def run_study(study:Study, # what to do

@@ -20,7 +20,7 @@ HEAVY = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "skle
 RUNTIME_ONLY = """
 import sys
 from importlib.machinery import PathFinder
-absent = {"nbdev", "fastcore", "execnb", "IPython", "ipykernel", "ipywidgets", "jupyter", "jupyter_core", "jupyterlab",
+absent = {"nbdev", "execnb", "ipykernel", "jupyter", "jupyter_core", "jupyterlab",
           "jupytext", "nbconvert", "nbformat", "notebook", "smalldocs", "pytest"}
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *args: None if name.partition(".")[0] in absent else find(name, *args)

@@ -1,0 +1,318 @@
+"""No answer is lost: sittings that meet a full disk, a kill, a second process, a changed folder; and plans that give nothing away."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from semsim.annotate import AnswerLog, LabellingWidget, Sitting, answers_path, check_annotator, keys_of, latin_square, make_plan, read_answers, standing
+from semsim.core import InputError
+from semsim.data import Split, write_reconstructions
+
+ROOT = Path(__file__).resolve().parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+
+
+def make_folder(folder, models=("one", "two"), originals=8):
+    "Reconstructions of random pictures."
+    random = torch.Generator().manual_seed(0)
+    split = Split(torch.rand(originals, 1, 8, 8, generator=random), torch.arange(originals) % 3, tuple(map(str, range(originals))))
+    for model in models: write_reconstructions(folder/model, split, torch.rand(split.images.shape, generator=random))
+    (folder/"classes.txt").write_text("cat\ndog\nbird\n")
+    return folder
+
+
+def open_tab(sitting):
+    return sitting.handle(dict(kind="open", client="c", tab="t", to="0"))
+
+
+def answer(sitting, position, given=0, name=None):
+    return sitting.handle(dict(kind="answer", client="c", to="1", id=name or f"answer {position}", position=position, answer=given, milliseconds=5))
+
+
+def python(program, *arguments, **options):
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_the_line_is_on_the_disk_before_the_reply(tmp_path, monkeypatch):
+    sitting, events = Sitting(make_folder(tmp_path), "ann"), []
+    open_tab(sitting)
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), events.append(Path(sitting.log.path).read_text().count("\n"))))
+    assert answer(sitting, 0)["state"]["done"] == 1
+    assert events == [2]
+
+
+def test_full_disk(tmp_path):
+    "Where the line does not fit nothing of it stays, the reply says so, and the same answer goes in once there is room."
+    program = """
+import resource, signal, sys, json
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_annotate import Sitting, open_tab, answer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sitting = Sitting(sys.argv[1], "ann")
+open_tab(sitting)
+answer(sitting, 0)
+full = sitting.log.path.stat().st_size
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (full + 10, hard))
+replies = [answer(sitting, 1), answer(sitting, 1)]
+sizes = [sitting.log.path.stat().st_size - full]
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+replies.append(answer(sitting, 1))
+print(json.dumps([[reply.get("error"), reply.get("state", {}).get("done")] for reply in replies] + sizes))
+"""
+    out, err = python(program, make_folder(tmp_path), Path(__file__).parent).communicate(timeout=60)
+    first, second, third, left = json.loads(out or err)
+    assert first == second and first[0] and first[1] is None
+    assert third == [None, 2] and left == 0
+    assert [line["position"] if "position" in line else line["id"] for line in Sitting(tmp_path, "ann").log.lines[1:]] == ["answer 0", "answer 1"]
+
+
+def test_killed_in_the_middle(tmp_path):
+    "Whatever was acknowledged before the kill is in the file, and the next process may go on at once."
+    program = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_annotate import Sitting, open_tab, answer
+sitting = Sitting(sys.argv[1], "ann")
+open_tab(sitting)
+for position in range(1000):
+    if answer(sitting, position).get("state"): print(position, flush=True)
+"""
+    process = python(program, make_folder(tmp_path, originals=400), Path(__file__).parent)
+    acknowledged = [int(process.stdout.readline()) for _ in range(25)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += map(int, process.communicate()[0].split())
+    sitting = Sitting(tmp_path, "ann")
+    assert acknowledged == list(range(len(acknowledged))) and len(sitting.answers) >= len(acknowledged)
+    assert sitting.position == len(sitting.answers)
+
+
+def test_another_process_is_refused(tmp_path):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    program = "import sys; from semsim.annotate import Sitting; Sitting(sys.argv[1], 'ann')"
+    assert "open in another process" in python(program, tmp_path).communicate(timeout=60)[1]
+    sitting.log.close()
+    assert python(program, tmp_path).wait(60) == 0
+
+
+def test_places_are_given_once(tmp_path):
+    "Annotators who begin at the same moment take different places in the Latin square."
+    make_folder(tmp_path, models=[f"model {number}" for number in range(4)])
+    program = "import sys; from semsim.annotate import Sitting; input(); Sitting(sys.argv[1], sys.argv[2])"
+    processes = [python(program, tmp_path, name, stdin=subprocess.PIPE) for name in "abcd"]
+    for process in processes: process.stdin.write("\n"); process.stdin.flush()
+    for process in processes: assert process.wait(120) == 0, process.stderr.read()
+    headers = [json.loads(answers_path(tmp_path, name, "name").read_text().splitlines()[0]) for name in "abcd"]
+    assert sorted(header["place"] for header in headers) == [0, 1, 2, 3]
+    shown = Counter(key for header in headers for key in header["plan"] if key.startswith("item:"))
+    assert sorted(shown.values()) == [1] * 28 + [4]  # one of the eight originals is shown alike to all
+
+
+@pytest.mark.parametrize("tail", [b'{"id": "x", "answ', b"\x00" * 40, b"\xff\xfe", b'{"id": "x"}', b"[1, 2]\n", b"no json\n"])
+def test_damaged_last_line(tmp_path, tail):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    answer(sitting, 0, 2)
+    sound = sitting.log.path.read_bytes()
+    sitting.log.close()
+    sitting.log.path.write_bytes(sound + tail)
+    with pytest.warns(UserWarning, match="last line was cut short"): sitting = Sitting(tmp_path, "ann")
+    assert sitting.log.path.read_bytes() == sound and sitting.position == 1
+    assert sitting.log.path.with_suffix(".damaged").read_bytes() == tail + b"\n"
+    assert "cut short" in open_tab(sitting)["state"]["notes"][0]
+
+
+def test_damage_elsewhere_is_refused_and_untouched(tmp_path):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    for position in range(3): answer(sitting, position)
+    sitting.log.close()
+    lines = sitting.log.path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:2], lines[2][:10] + b"\n", *lines[3:]])
+    sitting.log.path.write_bytes(damaged)
+    with pytest.raises(InputError, match="line 3 of 4 is damaged"): Sitting(tmp_path, "ann")
+    assert sitting.log.path.read_bytes() == damaged
+
+
+def test_a_plan_cut_short_is_drawn_again(tmp_path):
+    "Dead while the very first line was written: nobody had answered yet."
+    path = answers_path(make_folder(tmp_path), "ann", "name")
+    path.parent.mkdir()
+    path.write_bytes(b'{"annotator": "ann", "pl')
+    with pytest.warns(UserWarning, match="cut short"): sitting = Sitting(tmp_path, "ann")
+    assert open_tab(sitting)["state"]["position"] == 0
+
+
+def test_a_removed_file_is_noticed(tmp_path):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    sitting.log.path.unlink()
+    assert "the file was removed" in answer(sitting, 0)["error"]
+
+
+@pytest.mark.parametrize("name", ["../ann", "a/b", "a\\b", ".hidden", "", "ann\n", "x" * 65, "ann.", None, 3])
+def test_bad_names(tmp_path, name):
+    with pytest.raises(InputError, match="annotator"): Sitting(make_folder(tmp_path), name)
+    assert not (tmp_path/"answers").exists()
+
+
+def test_items_that_are_gone(tmp_path):
+    "Their answers stay, the rest goes on, and the annotator is told."
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    answer(sitting, 0, 1)
+    first = sitting.keys[0].removeprefix("item:")
+    model, original = first.split("/")
+    for path in tmp_path.glob(f"*/{original}_*.png"): path.unlink()
+    with pytest.warns(UserWarning, match="1 answers for such pictures stay in the file"): sitting = Sitting(tmp_path, "ann")
+    assert sitting.position == 0 and all(not key.endswith(f"/{original}") for key in sitting.keys)
+    answered = read_answers(tmp_path)
+    assert answered["item"].tolist() == [first] and answered.answer.tolist() == [1]
+
+
+def test_new_originals_are_said(tmp_path):
+    Sitting(make_folder(tmp_path), "ann").log.close()
+    make_folder(tmp_path, originals=10)
+    with pytest.warns(UserWarning, match="2 originals came after the plan was made"): sitting = Sitting(tmp_path, "ann")
+    assert len(sitting.keys) == len(sitting.log.lines[0]["plan"])
+
+
+def test_changed_classes(tmp_path):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    answer(sitting, 0)
+    before = sitting.log.path.read_bytes()
+    for classes, message in [("cat\nbird\ndog\n", "number 1 = 'dog', now it is 3 classes with number 1 = 'bird'"), ("cat\ndog\n", "number 2 = 'none'"),
+                             ("cat\ndog\nbird\nowl\n", "number 3 = 'owl'")]:
+        (tmp_path/"classes.txt").write_text(classes)
+        with pytest.raises(InputError) as caught: Sitting(tmp_path, "ann")
+        assert message.replace("'none'", "none").replace("'", "") in str(caught.value).replace("'", "")
+        assert sitting.log.path.read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_read_is_named_at_the_start(tmp_path):
+    path = make_folder(tmp_path)/"one"/"3_0_rec.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match="3_0_rec.png"): Sitting(tmp_path, "ann", every=True)
+    assert not answers_path(tmp_path, "ann", "name").exists()
+
+
+def test_the_view_is_told_nothing_that_gives_the_answer_away(tmp_path):
+    "No model, no id, no file name, no role, and the original only under the protocol that asks for it."
+    sitting = Sitting(make_folder(tmp_path, models=("leaky", "safe")), "ann")
+    for position in range(len(sitting.keys)):
+        state = open_tab(sitting)["state"]
+        text = json.dumps({name: value for name, value in state.items() if name != "picture"})
+        assert not any(word in text for word in ("leaky", "safe", "gold", "repeat", "item", ".png", str(tmp_path)))
+        assert state["beside"] is None
+        answer(sitting, position)
+
+
+def test_one_tab_at_a_time(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("semsim.annotate.time.monotonic", lambda: clock[0])
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    say = lambda kind, client, tab: sitting.handle(dict(kind=kind, client=client, tab=tab, id=f"{client}{clock[0]}", position=sitting.position, answer=0, milliseconds=1))
+    assert "state" in say("open", "first", "1")
+    assert "another tab" in say("open", "second", "2")["refused"] and "another tab" in say("answer", "second", "2")["refused"]
+    assert "state" in say("answer", "first", "1")
+    assert "state" in say("open", "first reloaded", "1") # the same tab
+    assert "refused" in say("answer", "first", "1")
+    clock[0] += 9
+    assert "refused" not in say("beat", "first reloaded", "1")
+    clock[0] += 9
+    assert "refused" in say("open", "second", "2")
+    say("leave", "first reloaded", "1")
+    assert "state" in say("open", "second", "2")
+    clock[0] += 11
+    assert "state" in say("open", "third", "3")
+    assert len(standing(sitting.log.lines[1:])) == 1
+
+
+@pytest.mark.parametrize("message", [{}, {"kind": "drop"}, {"kind": ["open"]}, {"kind": "answer"}, {"kind": "answer", "id": "x"}, {"kind": "undo"},
+                                     {"kind": "answer", "id": "x", "position": 0, "answer": True, "milliseconds": 1},
+                                     {"kind": "answer", "id": "x", "position": 0, "answer": 1.0, "milliseconds": 1},
+                                     {"kind": "answer", "id": "x", "position": 0, "answer": 3, "milliseconds": 1},
+                                     {"kind": "answer", "id": {}, "position": 0, "answer": 1, "milliseconds": 1},
+                                     {"kind": "answer", "id": "x", "position": 0, "answer": 1, "milliseconds": -1}])
+def test_senseless_messages_write_nothing(tmp_path, message):
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    reply = sitting.handle({"client": "c", "to": "9"} | message)
+    assert reply["to"] == "9" and (reply.get("error") or reply["state"]["position"] == 0)
+    assert len(sitting.log.lines) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(models=st.integers(1, 6), originals=st.integers(2, 60), place=st.integers(0, 9), protocol=st.sampled_from(["name", "same"]), every=st.booleans())
+def test_plans(models, originals, place, protocol, every):
+    "Every item once, every check after what it must follow."
+    table = pd.DataFrame([(f"m{m}", str(i)) for m in range(models) for i in range(originals)], columns=["model", "original"])
+    plan = make_plan(table, "ann", place, protocol, every)
+    items = [key[5:] for key in plan if key.startswith("item:")]
+    expected = table if every else latin_square(table, place)
+    assert sorted(items) == sorted(expected.model + "/" + expected.original)
+    assert plan == make_plan(table, "ann", place, protocol, every) != make_plan(table, "bo", place, protocol, every) or len(plan) < 4
+    assert len(plan) == len(set(plan))
+    for row, key in enumerate(plan):
+        role, name = key.split(":")
+        if role == "repeat": assert f"item:{name}" in plan[:row]
+        if role == "gold":
+            assert not any(one.split("/")[-1] == name.split("/")[0] and not one.startswith("gold") for one in plan[row:])
+
+
+def test_models_take_turns_for_everybody():
+    "Fourteen annotators: each original once for each, each reconstruction once for all, but for the five originals that are shown alike."
+    table = pd.DataFrame([(f"m{m}", str(i)) for m in range(14) for i in range(50)], columns=["model", "original"])
+    squares = [latin_square(table, place) for place in range(14)]
+    assert all(square.original.is_unique and len(square) == 50 for square in squares)
+    times = np.bincount(np.concatenate([square.index for square in squares]), minlength=700)
+    assert np.bincount(times).tolist() == [5 * 13, 45 * 14] + [0] * 12 + [5]
+    assert latin_square(table, 14).equals(squares[0])
+
+
+def test_messages_through_the_widget(tmp_path):
+    "Thirty answers sent without waiting arrive one by one, in order."
+    widget, heard = LabellingWidget(make_folder(tmp_path, originals=40), "ann"), []
+    widget.send = heard.append
+    widget._handle_custom_msg(dict(kind="open", client="c", tab="t", to="0"), [])
+    for position in range(30): widget._handle_custom_msg(dict(kind="answer", client="c", to=str(position), id=str(position), position=position, answer=position % 3, milliseconds=1), [])
+    assert [reply["to"] for reply in heard[1:]] == [str(position) for position in range(30)]
+    assert [line["answer"] for line in widget.sitting.log.lines[1:]] == [position % 3 for position in range(30)]
+
+
+def test_reading_while_somebody_answers(tmp_path):
+    "A line that is just being written is not read, and the file is not touched."
+    sitting = Sitting(make_folder(tmp_path), "ann")
+    open_tab(sitting)
+    answer(sitting, 0, 2)
+    with open(sitting.log.path, "ab") as file: file.write(b'{"id": "half')
+    assert read_answers(tmp_path).answer.tolist() == [2]
+    assert sitting.log.path.read_bytes().endswith(b"half")
+
+
+def test_folders_with_different_classes_are_not_mixed(tmp_path):
+    for annotator, classes in (("ann", "cat\ndog\nbird\n"), ("bo", "cat\nbird\ndog\n")):
+        make_folder(tmp_path)
+        (tmp_path/"classes.txt").write_text(classes)
+        sitting = Sitting(tmp_path, annotator)
+        open_tab(sitting)
+        answer(sitting, 0)
+    with pytest.raises(InputError, match="bo.name.jsonl: its classes are not those of ann.name.jsonl"): read_answers(tmp_path)
+
+
+def test_names_and_keys():
+    for name in ("ann", "Änne", "ann b", "a.b@c-d_e", "7"): assert check_annotator(name) == name
+    assert keys_of(["no", "yes"]) == ["n", "y"] and keys_of(list("abcdefghijk"))[:2] == ["a", "b"] and keys_of(["x"] * 27) == []
