@@ -30,7 +30,7 @@ def read_machines(path, labels):
     for part in ("rec", "orig"):
         rows = [pd.DataFrame({"item": item, "annotator": name, "kind": "machine", "answer": table[f"{name}_{part}_label"], "time": pd.NaT, "confidence": table[f"{name}_{part}_prob"]}) for name in machines]
         both[part] = pd.concat(rows, ignore_index=True)
-    return both["rec"], both["orig"]
+    return both["rec"], both["orig"][both["orig"]["item"].str.startswith(names[1] + "/")]  # the originals are the same for every model
 
 
 def named_consensus(answers, labels):

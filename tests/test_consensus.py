@@ -121,14 +121,16 @@ ANSWERS = ("0002 1.00 2222 1111 0200 0002 00.0 0000 11.1 0100 1022 1111 .000 111
            "0001 1112 0010 0011 1120 2222 0000 1111").split()
 CROWD_KIT = [0.000989, 1, 1, 1, 0.019159, 0.000989, 0.002322, 0.000312, 1, 0.019159, 1, 1, 0.007058, 1, 1, 1, 0.786106, 1, 1, 0.019159, 0.007326, 1, 0.000312, 0.000312, 1, 0.706086,
              0.000312, 1, 0.000989, 1, 0.011963, 0.036969, 1, 1, 0.000312, 1]  # crowd-kit 1.4.2, DawidSkene(n_iter=5000, tol=1e-15): P(1) with 2 counted as 1
-CROWD_KIT_PREVALENCE = [0.455004619285124, 0.5449953807148762]
+CROWD_KIT_PREVALENCE = {2: [0.455004619285124, 0.5449953807148762], 3: [0.45771854, 0.3239857, 0.21829576]}  # 3: n_iter=300, tol=-1e9
 
 
 def test_dawid_skene_is_that_of_crowd_kit():
-    codes = pd.DataFrame([[np.nan if one == "." else float(one != "0") for one in item] for item in ANSWERS])
-    found = dawid_skene(codes, tolerance=1e-15)
-    assert found.prevalence.tolist() == pytest.approx(CROWD_KIT_PREVALENCE, abs=1e-5)
+    given = pd.DataFrame([[np.nan if one == "." else float(one) for one in item] for item in ANSWERS])
+    found, three = dawid_skene(given.clip(upper=1), tolerance=1e-15), dawid_skene(given, tolerance=1e-15)
+    assert found.prevalence.tolist() == pytest.approx(CROWD_KIT_PREVALENCE[2], abs=1e-5)
     assert found.posterior[1.0].tolist() == pytest.approx(CROWD_KIT, abs=2e-5)
+    assert three.prevalence.tolist() == pytest.approx(CROWD_KIT_PREVALENCE[3], abs=1e-5)
+    assert three.posterior.iloc[1].tolist() == pytest.approx([0.461695, 0.538305, 0], abs=1e-4)
     assert np.allclose(found.reliability.sum(axis=1), 1) and np.allclose(found.posterior.sum(axis=1), 1)
 
 
@@ -196,12 +198,14 @@ def real():
 
 def test_real_agreement(real):
     annotations, answers, labels = real
-    found = annotator_agreement(answers, labels, n_resamples=100).set_index(["question", "coefficient"])
+    found = annotator_agreement(answers, labels, n_resamples=50).set_index(["question", "coefficient"])
     assert found.statistic["right"]["fleiss"].round(3) == 0.374 and found.statistic["unknown"]["fleiss"].round(3) == 0.417
-    for question in QUESTIONS:
+    for question in ("right", "unknown"):
         table = judgements(answers, labels, question).to_numpy()
         assert found.statistic[question, "fleiss"] == pytest.approx(fleiss_kappa(aggregate_raters(table.astype(int))[0]), abs=1e-9)
         assert found.statistic[question, "krippendorff"] == pytest.approx(krippendorff.alpha(table.T, level_of_measurement="nominal"), abs=1e-9)
+    one_model = judgements(answers[answers["item"].str.startswith("ConvNet none/")], labels, "class")
+    assert agreement_coefficients(one_model).krippendorff == pytest.approx(krippendorff.alpha(one_model.to_numpy().T, level_of_measurement="nominal"), abs=1e-9)
     assert ((found.low < found.statistic) & (found.statistic < found.high)).all() and (found.high - found.low).max() < 0.05
     pairs = pairwise_agreement(answers, labels, n_resamples=2).query("coefficient == 'agreement'").statistic
     assert (pairs.min().round(2), pairs.max().round(2), len(pairs)) == (0.56, 0.77, 10)
