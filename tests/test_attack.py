@@ -154,7 +154,7 @@ def test_a_row_does_not_depend_on_its_slot(clients):
 
 
 def test_widths_agree_in_double_precision(clients):
-    narrow, wide = (invert(clients, width=width, steps=30, precision="float64") for width in (1, 8))
+    narrow, wide = (invert(clients, width=width, steps=10, precision="float64") for width in (1, 8))
     assert (narrow.images - wide.images).abs().max() < 1e-4
 
 
@@ -189,7 +189,7 @@ class Noting(Executor):
 
 @pytest.mark.parametrize("attack", ["inverting_gradients", "idlg"])
 def test_a_worker_is_given_its_own_clients_only(shared, attack):
-    executor, settings = Noting(), dict(width=4, steps=2, restarts=2)
+    executor, settings = Noting(), dict(width=4, steps=1, restarts=2)
     spread = invert(shared, attack, executor=executor, **settings)
     assert torch.equal(spread.images, invert(shared, attack, **settings).images)
     width = 1 if attack == "idlg" else 4
