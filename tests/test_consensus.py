@@ -241,7 +241,7 @@ def test_real_machines_agree_between_models_and_not_over_images(real):
     machines = pd.concat([pd.DataFrame({"item": labels.index, "annotator": name, "kind": "machine", "answer": table[f"{name}_rec_label"].to_numpy(), "time": pd.NaT}) for name in names])
     found = against(machines, labels, aggregate(answers, labels), n_resamples=2).query("facet == 'originals'").pivot(index="annotator", columns="coefficient", values="statistic")
     assert len(found) == 8 and found.kappa.between(0.045, 0.18).all() and found.auc.between(0.525, 0.60).all()
-    flagged = against(machines, labels, pd.Series(annotations.flag.to_numpy(), labels.index), n_resamples=2).query("coefficient == 'rho' and facet == 'both'")
+    flagged = against(machines[machines.annotator == "RN50_64"], labels, pd.Series(annotations.flag.to_numpy(), labels.index), n_resamples=2).query("coefficient == 'rho' and facet == 'both'")
     assert flagged.statistic.max().round(2) == 0.92
     people = against_others(answers, labels, n_resamples=2).query("coefficient == 'kappa'").statistic
     assert people.min() > found.kappa.max()
