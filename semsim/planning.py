@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['panels', 'spearman_brown', 'plan', 'plan_in_words', 'plot_plan', 'power_by_resamples']
 
-# %% ../nbs/46_planning.ipynb #ac7b86ed
+# %% ../nbs/46_planning.ipynb #24d4f53b
 import textwrap
 import warnings
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .core import InputError, check_name, derive_seed
 from .figures import PLAIN
 from .intervals import FACETS, Draws, checked_rows, draws, interval, resample, smooth
 
-# %% ../nbs/46_planning.ipynb #68156beb
+# %% ../nbs/46_planning.ipynb #a5734150
 def panels(
     annotators, # names
     k:int, # how many are in a panel, at most all
@@ -38,7 +38,7 @@ def panels(
     rng = np.random.default_rng(derive_seed("panels", k, seed))
     return [tuple(rng.choice(annotators, k, replace=False).tolist()) for _ in range(20)]
 
-# %% ../nbs/46_planning.ipynb #7c5d6ae3
+# %% ../nbs/46_planning.ipynb #0703f571
 def _checked(scores, annotators, metrics, higher_is_leakier, level, coefficient, facet):
     "The complete rows as a frame and as arrays, judged by all annotators"
     for kind, name, known in (("level", level, LEVELS), ("coefficient", coefficient, STATISTICS), ("facet", facet, FACETS)): check_name(kind, name, known)
@@ -69,7 +69,7 @@ def _check_sizes(rows, level, facet, n_originals, n_models):
         if facet == fixed and set(asked) != {len(there)}:
             raise InputError(f"with facet {facet!r} the {kind} are those {len(there)} that were measured: plan other numbers of {kind} with facet 'both'")
 
-# %% ../nbs/46_planning.ipynb #e505299d
+# %% ../nbs/46_planning.ipynb #94ae7d33
 def _drawn(rows, facet, originals, models, n_studies, seed):
     "Studies of a planned size: how often each original and model is in them"
     rng = np.random.default_rng(derive_seed("planned studies", originals, models, seed))
@@ -86,7 +86,7 @@ def _leads(rows, humans, level, coefficient, drawn):
     found = [resample(replace(rows, human=human), level, [coefficient], _part(drawn, part), ([0], [1]))[coefficient][0] for human, part in zip(humans, parts)]
     return pd.DataFrame({"panel": np.repeat(np.arange(len(humans)), [len(part) for part in parts]), "lead": np.concatenate(found)})
 
-# %% ../nbs/46_planning.ipynb #65d96da1
+# %% ../nbs/46_planning.ipynb #7c8751e0
 def _written_out(rows, human, c, d):
     "A drawn study as a frame: what was drawn twice is there twice, under two names"
     original, model = (np.repeat(np.arange(len(often)), often.astype(int)) for often in (c, d))
@@ -94,8 +94,8 @@ def _written_out(rows, human, c, d):
     columns = dict(zip((*rows.metrics, "human"), (*rows.values, human)))
     return pd.DataFrame({name: rows.grid(values)[np.ix_(original, model)].ravel() for name, values in columns.items()}, index=index).dropna().reset_index()
 
-# %% ../nbs/46_planning.ipynb #238109d9
-_TYPICAL = 20 # studies from which a design's width is taken
+# %% ../nbs/46_planning.ipynb #cebf9330
+_TYPICAL = 50 # studies from which a design's width is taken
 
 def _even(n, count, rng):
     "How often each of n is in a typical study: as equally often as can be"
@@ -103,11 +103,14 @@ def _even(n, count, rng):
     often[rng.choice(n, count % n, replace=False)] += 1
     return often
 
+def _again(kind, n, count, n_resamples, seed):
+    "(n,R) resamples of typical studies of a planned number, one study after the other"
+    rng = np.random.default_rng(derive_seed("typical studies", kind, count, seed))
+    return np.hstack([rng.multinomial(count, _even(n, count, rng) / count, size=n_resamples // _TYPICAL).T for _ in range(_TYPICAL)]).astype(float)
+
 def _resampled(rows, facet, originals, models, n_resamples, seed):
-    "Resamples of typical studies of a planned size, one study after the other"
-    rng = np.random.default_rng(derive_seed("typical studies", originals, models, seed))
-    def again(count, n): return np.hstack([rng.multinomial(count, _even(n, count, rng) / count, size=n_resamples // _TYPICAL).T for _ in range(_TYPICAL)]).astype(float)
-    c, d = again(originals, len(rows.originals)), again(models, len(rows.models))
+    "Resamples of typical studies; those of one number of models have the same models, whatever their originals"
+    c, d = _again("originals", len(rows.originals), originals, n_resamples, seed), _again("models", len(rows.models), models, n_resamples, seed)
     return Draws(np.ones((len(c), 1)) if facet == "models" else c, np.ones((len(d), 1)) if facet == "originals" else d, 0)
 
 def _own_variance(rows, humans, level, coefficient, drawn):
@@ -116,7 +119,7 @@ def _own_variance(rows, humans, level, coefficient, drawn):
     study = np.arange(len(leads)) * _TYPICAL // len(leads)
     return leads.groupby(["panel", study]).lead.var().mean()
 
-# %% ../nbs/46_planning.ipynb #8cd3b3d3
+# %% ../nbs/46_planning.ipynb #c86c8b98
 def _row(leads, own, sign, confidence):
     "What the drawn studies of a design say, given the variance of a study's own resamples"
     half, n = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(own), len(leads)
@@ -124,7 +127,7 @@ def _row(leads, own, sign, confidence):
     low, high = proportion_confint(found, n, method="wilson")
     return dict(expected=leads.lead.mean(), sd=leads.lead.std(), half_width=half, power=found / n, low=low, high=high, wrong=wrong / n, undefined=int(leads.lead.isna().sum()), studies=n)
 
-# %% ../nbs/46_planning.ipynb #8b58ec5b
+# %% ../nbs/46_planning.ipynb #c353ac1b
 def spearman_brown(
     single:float, # reliability of one annotator, in [0, 1]
     k:float, # how many are averaged
@@ -154,7 +157,7 @@ def _extrapolated(leads, own, single, k):
     stretched = (leads[largest].lead - centre) * (np.sqrt(now / then) if then > 0 else 1)
     return leads[largest].assign(lead=centre * np.sqrt(rate[k] / rate[largest]) + stretched), _law(rate, own, k)
 
-# %% ../nbs/46_planning.ipynb #596884b8
+# %% ../nbs/46_planning.ipynb #c9456fc6
 _COLUMNS = "metric other level coefficient facet annotators originals models extrapolated measured expected sd half_width power low high wrong undefined studies estimand".split()
 
 def plan(
@@ -183,7 +186,7 @@ def plan(
     teams, single = _teams(complete, annotators, sizes, len(annotators) if known is None else known, level, coefficient, seed)
     return _planned(complete, rows, teams, single, sizes, list(product(originals, models)), level, coefficient, facet, n_studies, seed, confidence)[_COLUMNS]
 
-# %% ../nbs/46_planning.ipynb #d86e5508
+# %% ../nbs/46_planning.ipynb #dcab67a6
 def _teams(complete, annotators, sizes, known, level, coefficient, seed):
     "Size -> panels to simulate; and the reliability of one annotator, if it is needed"
     if min(sizes) < 1: raise InputError(f"a study with {min(sizes)} annotators: plan at least 1")
@@ -212,7 +215,7 @@ def _planned(complete, rows, teams, single, sizes, designs, level, coefficient, 
             table.append(about | dict(annotators=size, originals=originals, models=models, extrapolated=size not in leads) | _row(*found, 1 if measured >= 0 else -1, confidence))
     return pd.DataFrame(table)
 
-# %% ../nbs/46_planning.ipynb #2151df6e
+# %% ../nbs/46_planning.ipynb #815d499d
 def _sentence(rows, power):
     "One sentence about the designs that differ by their originals only"
     first, enough = rows.iloc[0], rows[rows.power >= power]
@@ -233,20 +236,21 @@ def plan_in_words(
             f"{first.measured:+.3f}, is the true one.")
     return [head, *(_sentence(rows.sort_values("originals"), power) for _, rows in table.groupby(["annotators", "models"]))]
 
-# %% ../nbs/46_planning.ipynb #606e4505
+# %% ../nbs/46_planning.ipynb #ccadd3f1
 def _draw_lines(ax, table, colours):
     "Power over originals, a line for each number of annotators"
     for annotators, rows in table.sort_values("originals").groupby("annotators"):
         beyond = rows.extrapolated.iloc[0]
-        ax.errorbar(rows.originals, rows.power, [rows.power - rows.low, rows.high - rows.power], color=colours[annotators], ls="--" if beyond else "-", marker="o", ms=4,
-                    mfc="white" if beyond else None, lw=1.3, elinewidth=1, label=f"{annotators}{', extrapolated' if beyond else ''}")
+        ax.vlines(rows.originals, rows.low, rows.high, color=colours[annotators], lw=1)
+        ax.plot(rows.originals, rows.power, color=colours[annotators], ls="--" if beyond else "-", marker="o", ms=4, mfc="white" if beyond else None, lw=1.3,
+                label=f"{annotators}{', extrapolated' if beyond else ''}")
     ax.axhline(.8, color="0.5", lw=1, ls=":", zorder=0)
     ax.set(xscale="log", ylim=(-.03, 1.03))
     ax.set_xticks(sorted(table.originals.unique()), sorted(table.originals.unique())); ax.minorticks_off()
     ax.tick_params(axis="x", labelrotation=60)
     ax.set_title(f"{table.models.iloc[0]} models", fontsize=9)
 
-# %% ../nbs/46_planning.ipynb #69dc7e00
+# %% ../nbs/46_planning.ipynb #9d4c5f7e
 def plot_plan(
     table:pd.DataFrame, # from `plan`
     annotator:str, # who annotated the measured study, e.g. "panel B (machine), n=3"
@@ -257,8 +261,8 @@ def plot_plan(
     colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:]))
     groups = list(table.groupby("models"))
     title = (f"{first.metric} told from {first.other}, {LEVELS[first.level]}, {first.estimand}", f"{COEFFICIENTS[first.coefficient]}; measured on {annotator}", f"n={first.studies} simulated studies a point, Wilson 95 %")
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.4 + 2 * len(groups), 4), dpi=80, layout="constrained", sharey=True, squeeze=False)
     with plt.rc_context(PLAIN):
-        figure, axes = plt.subplots(1, len(groups), figsize=(1.4 + 2 * len(groups), 4), dpi=80, layout="constrained", sharey=True, squeeze=False)
         for ax, (_, rows) in zip(axes[0], groups): _draw_lines(ax, rows, colours)
         axes[0, 0].set_ylabel("power [share of studies; dotted: 0.8]")
         for ax in axes[0]: ax.set_xlabel("originals [number, log]")
@@ -266,7 +270,7 @@ def plot_plan(
         figure.suptitle("\n".join(textwrap.fill(line, 32 + 24 * len(groups)) for line in title), fontsize=9)
     return figure
 
-# %% ../nbs/46_planning.ipynb #1ed9f72e
+# %% ../nbs/46_planning.ipynb #ca3a8f00
 def power_by_resamples(
     scores:pd.DataFrame, # a row a reconstruction, as for `plan`
     annotators, # names of the annotators' columns
@@ -293,7 +297,7 @@ def power_by_resamples(
     ends = [_ends(_written_out(rows, humans[number % len(humans)], *often(number)), rows.metrics, level, coefficient, again) for number in range(n_studies)]
     return _decided(*np.array(ends).T, 1 if _measured(rows, level, coefficient) >= 0 else -1)
 
-# %% ../nbs/46_planning.ipynb #313f2d71
+# %% ../nbs/46_planning.ipynb #3c201cbe
 def _ends(study, metrics, level, coefficient, again):
     "The interval of a written-out study, from its own resamples"
     leads = resample(checked_rows(study, "human", metrics, dict.fromkeys(metrics, True)), level, [coefficient], again, ([0], [1]))[coefficient][0]
