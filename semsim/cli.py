@@ -211,8 +211,9 @@ def _agreement_lines(folder, protocol, items) -> list:
     except InputError as error: return [*left_out, f"How far they agree cannot be said: {error}"]
     named = {"right": "recognised or not", "unknown": "gave up or not"}
     shown = found[found.coefficient.isin(["agreement", "krippendorff"]) & found.question.isin(named)]
-    return [*left_out, *(f"{named[row.question]}: {COEFFICIENTS_OF_ANNOTATORS[row.coefficient]} {row.statistic:.2f} [{row.low:.2f}, {row.high:.2f}]"
-            f", n = {row.n} reconstructions with two answers or more{'; undefined: ' + row.note if row.note else ''}" for row in shown.itertuples())]
+    values = [row.note or f"{row.statistic:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in shown.itertuples()]
+    return [*left_out, *(f"{named[row.question]}: {COEFFICIENTS_OF_ANNOTATORS[row.coefficient]} {value}, n = {row.n} reconstructions with two answers or more"
+                         for row, value in zip(shown.itertuples(), values))]
 
 # %% ../nbs/52_cli.ipynb #c323935d
 _NAMES = {"model", "original", "label", "id", "seed", "fold", "arch", "variant", "image"} # numbers in these columns are not measurements
@@ -283,11 +284,13 @@ def main():
 
 def _one_line_errors(debug:bool):
     "Run the command; an error ends it in one line, unless `debug`."
-    from semsim.core import InputError
     try: app()
     except Exception if debug else (): raise
-    except (InputError, OSError) as error: stop(2, f"error: {error}")
-    except Exception as error: stop(3, f"unexpected {type(error).__name__}: {error}; run again with --debug and report the traceback")
+    except OSError as error: stop(2, f"error: {error}")
+    except Exception as error:
+        from semsim.core import InputError # only now: it loads torch, which a command such as --help does not need
+        if isinstance(error, InputError): stop(2, f"error: {error}")
+        stop(3, f"unexpected {type(error).__name__}: {error}; run again with --debug and report the traceback")
 
 def stop(code:int, # the exit code
          line:str, # what to say

@@ -2,10 +2,11 @@
 
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
 from collections import Counter
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,6 @@ from hypothesis import given, settings, strategies as st
 from semsim.annotate import AnswerLog, LabellingWidget, Sitting, answers_path, check_annotator, keys_of, latin_square, make_plan, read_answers, standing
 from semsim.core import InputError
 from semsim.data import Split, write_reconstructions
-
-ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
 
 
 def make_folder(folder, models=("one", "two"), originals=8):
@@ -39,8 +37,16 @@ def answer(sitting, position, given=0, name=None):
     return sitting.handle(dict(kind="answer", client="c", to="1", id=name or f"answer {position}", position=position, answer=given, milliseconds=5))
 
 
-def python(program, *arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+FORK = get_context("fork")  # another process at once: a new interpreter would load torch again
+
+
+def start(function, *arguments):
+    "Run a function in another process; it, and the end of a pipe on which it speaks."
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=function, args=(there, *arguments))
+    process.start()
+    there.close()  # so that a dead process is the end of the pipe
+    return process, here
 
 
 def test_the_line_is_on_the_disk_before_the_reply(tmp_path, monkeypatch):
@@ -52,69 +58,74 @@ def test_the_line_is_on_the_disk_before_the_reply(tmp_path, monkeypatch):
     assert events == [2]
 
 
+def fill_the_disk(pipe, folder):
+    "Answer once, then with room for ten bytes, then with room again."
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sitting = Sitting(folder, "ann")
+    open_tab(sitting)
+    answer(sitting, 0)
+    full, (soft, hard) = sitting.log.path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full + 10, hard))
+    replies = [answer(sitting, 1), answer(sitting, 1)]
+    left = sitting.log.path.stat().st_size - full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    pipe.send([*replies, answer(sitting, 1), left])
+
+
 def test_full_disk(tmp_path):
     "Where the line does not fit nothing of it stays, the reply says so, and the same answer goes in once there is room."
-    program = """
-import resource, signal, sys, json
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_annotate import Sitting, open_tab, answer
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sitting = Sitting(sys.argv[1], "ann")
-open_tab(sitting)
-answer(sitting, 0)
-full = sitting.log.path.stat().st_size
-soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (full + 10, hard))
-replies = [answer(sitting, 1), answer(sitting, 1)]
-sizes = [sitting.log.path.stat().st_size - full]
-resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-replies.append(answer(sitting, 1))
-print(json.dumps([[reply.get("error"), reply.get("state", {}).get("done")] for reply in replies] + sizes))
-"""
-    out, err = python(program, make_folder(tmp_path), Path(__file__).parent).communicate(timeout=60)
-    first, second, third, left = json.loads(out or err)
-    assert first == second and first[0] and first[1] is None
-    assert third == [None, 2] and left == 0
-    assert [line["position"] if "position" in line else line["id"] for line in Sitting(tmp_path, "ann").log.lines[1:]] == ["answer 0", "answer 1"]
+    process, pipe = start(fill_the_disk, make_folder(tmp_path))
+    first, second, third, left = pipe.recv()
+    process.join()
+    assert first["error"] and second["error"] and "state" not in first and left == 0
+    assert third["state"]["done"] == 2
+    assert [line["id"] for line in Sitting(tmp_path, "ann").log.lines[1:]] == ["answer 0", "answer 1"]
+
+
+def answer_on_and_on(pipe, folder):
+    sitting = Sitting(folder, "ann")
+    open_tab(sitting)
+    for position in range(150):
+        if answer(sitting, position).get("state"): pipe.send(position)
 
 
 def test_killed_in_the_middle(tmp_path):
     "Whatever was acknowledged before the kill is in the file, and the next process may go on at once."
-    program = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from test_annotate import Sitting, open_tab, answer
-sitting = Sitting(sys.argv[1], "ann")
-open_tab(sitting)
-for position in range(1000):
-    if answer(sitting, position).get("state"): print(position, flush=True)
-"""
-    process = python(program, make_folder(tmp_path, originals=400), Path(__file__).parent)
-    acknowledged = [int(process.stdout.readline()) for _ in range(25)]
-    process.send_signal(signal.SIGKILL)
-    acknowledged += map(int, process.communicate()[0].split())
+    process, pipe = start(answer_on_and_on, make_folder(tmp_path, originals=150))
+    acknowledged = [pipe.recv() for _ in range(25)]
+    process.kill()
+    process.join()
+    with suppress(EOFError):
+        while True: acknowledged.append(pipe.recv())
     sitting = Sitting(tmp_path, "ann")
-    assert acknowledged == list(range(len(acknowledged))) and len(sitting.answers) >= len(acknowledged)
+    assert acknowledged == list(range(len(acknowledged))) and 25 <= len(acknowledged) <= len(sitting.answers) < 150
     assert sitting.position == len(sitting.answers)
 
 
+def begin(pipe, folder, annotator):
+    pipe.recv()
+    try: pipe.send(Sitting(folder, annotator).log.lines[0])
+    except InputError as error: pipe.send(str(error))
+
+
 def test_another_process_is_refused(tmp_path):
+    "While a sitting is open in one process, and no longer."
     sitting = Sitting(make_folder(tmp_path), "ann")
-    program = "import sys; from semsim.annotate import Sitting; Sitting(sys.argv[1], 'ann')"
-    assert "open in another process" in python(program, tmp_path).communicate(timeout=60)[1]
-    sitting.log.close()
-    assert python(program, tmp_path).wait(60) == 0
+    for expected in ("open in another process", "plan"):
+        process, pipe = start(begin, tmp_path, "ann")
+        pipe.send("go")
+        assert expected in pipe.recv()
+        process.join()
+        sitting.log.close()
 
 
 def test_places_are_given_once(tmp_path):
     "Annotators who begin at the same moment take different places in the Latin square."
     make_folder(tmp_path, models=[f"model {number}" for number in range(4)])
-    program = "import sys; from semsim.annotate import Sitting; input(); Sitting(sys.argv[1], sys.argv[2])"
-    processes = [python(program, tmp_path, name, stdin=subprocess.PIPE) for name in "abcd"]
-    for process in processes: process.stdin.write("\n"); process.stdin.flush()
-    for process in processes: assert process.wait(120) == 0, process.stderr.read()
-    headers = [json.loads(answers_path(tmp_path, name, "name").read_text().splitlines()[0]) for name in "abcd"]
+    started = [start(begin, tmp_path, name) for name in "abcd"]
+    for _, pipe in started: pipe.send("go")
+    headers = [pipe.recv() for _, pipe in started]
+    for process, _ in started: process.join()
     assert sorted(header["place"] for header in headers) == [0, 1, 2, 3]
     shown = Counter(key for header in headers for key in header["plan"] if key.startswith("item:"))
     assert sorted(shown.values()) == [1] * 28 + [4]  # one of the eight originals is shown alike to all
