@@ -9,7 +9,7 @@ __all__ = ['CONFIDENT', 'SPOILS', 'PRACTICE', 'PRACTICE_STEPS', 'LESSONS', 'PANE
            'attacked_noise', 'lesson_images', 'train_annotator', 'accuracy_when', 'ControlSet', 'control_set',
            'label_evidence_control', 'control_summary', 'label_effect']
 
-# %% ../nbs/33_machines.ipynb #aefab9c1
+# %% ../nbs/33_machines.ipynb #98aecbbb
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
@@ -29,7 +30,7 @@ from .models import Classifier, predict
 from .share import share_gradient
 from .train import train_classifier
 
-# %% ../nbs/33_machines.ipynb #d01fe624
+# %% ../nbs/33_machines.ipynb #4aad7373
 CONFIDENT = 0.05 # the share of clean images on which an annotator may be too unsure to answer
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class MachineAnnotator:
     nothing: int = -1 # the class that means "a picture of nothing"; -1 where there is none
     card: dict = field(default_factory=dict) # how it came about
 
-# %% ../nbs/33_machines.ipynb #1bf07314
+# %% ../nbs/33_machines.ipynb #a5ea0039
 def opinion_of(annotator:MachineAnnotator,
                images:Tensor, # (B,C,H,W) in [0,1]
               ) -> Tensor: # (B,K) probabilities, or (B,) class numbers
@@ -65,7 +66,7 @@ def answer(annotator, # a `MachineAnnotator`, or a classifier from `train_annota
     confidence, best = found.max(1)
     return torch.where((best == annotator.nothing) | (confidence < annotator.threshold), -1, best)
 
-# %% ../nbs/33_machines.ipynb #9869b2f2
+# %% ../nbs/33_machines.ipynb #e9afae22
 def as_annotator(one # a `MachineAnnotator`, or a classifier whose card makes it one
                 ) -> MachineAnnotator:
     "Anything that annotates, by the one interface."
@@ -84,7 +85,7 @@ def annotate(panel:list, # of annotators
     return pd.concat([pd.DataFrame({"item": list(items), "annotator": one.name, "kind": "machine", "answer": answer(one, images).numpy(), "time": pd.NaT})
                       for one in map(as_annotator, panel)], ignore_index=True)
 
-# %% ../nbs/33_machines.ipynb #522e0bfa
+# %% ../nbs/33_machines.ipynb #510a1f4d
 def settle_threshold(annotator:MachineAnnotator, # one that gives probabilities
                      clean:Tensor, # (B,C,H,W) in [0,1]: images that it was not made from
                      unsure:float=CONFIDENT, # the share of them on which it may be too unsure to answer
@@ -96,7 +97,7 @@ def settle_threshold(annotator:MachineAnnotator, # one that gives probabilities
     threshold = found.max(1).values.quantile(unsure).item()
     return replace(annotator, threshold=threshold, card=annotator.card | dict(threshold=threshold, unsure=unsure, clean=len(clean)))
 
-# %% ../nbs/33_machines.ipynb #a5368dc3
+# %% ../nbs/33_machines.ipynb #6e0e0f5e
 def clip_weights(model:str, # such as "ViT-B-32"
                  weights:str, # a .safetensors file, or a tag of published weights
                 ) -> Path: # a .safetensors file
@@ -114,6 +115,7 @@ def clip_weights(model:str, # such as "ViT-B-32"
         raise InputError(f"{model} {weights}: its weights are not here and could not be had ({type(error).__name__}); download open_clip_model.safetensors from "
                          f"{source.rpartition('/')[0]} on the Hugging Face Hub, and give its path") from None
 
+# %% ../nbs/33_machines.ipynb #fb99ad2e
 @torch.no_grad()
 def clip_annotator(classes, # their names, by number
                    model:str, # such as "ViT-B-32"
@@ -126,7 +128,7 @@ def clip_annotator(classes, # their names, by number
     check_name("CLIP model", model, open_clip.list_models())
     path = clip_weights(model, weights)
     try: net, _, prepare = open_clip.create_model_and_transforms(model, pretrained=str(path))
-    except RuntimeError as error: raise InputError(f"{path}: not the weights of {model} ({str(error).splitlines()[0]})") from None
+    except (RuntimeError, SafetensorError) as error: raise InputError(f"{path}: not the weights of {model} ({str(error).splitlines()[0]})") from None
     sentences = open_clip.get_tokenizer(model)([sentence.format(name.replace("_", " ")) for name in classes])
     texts, scale = net.eval().encode_text(sentences, normalize=True), net.logit_scale.exp()
     @torch.no_grad()
@@ -135,7 +137,7 @@ def clip_annotator(classes, # their names, by number
         return torch.cat([(scale * net.encode_image(part, normalize=True) @ texts.T).softmax(1) for part in parts])
     return MachineAnnotator(f"CLIP {model}", opinion, card=dict(clip=model, weights=Path(weights).name, sentence=sentence))
 
-# %% ../nbs/33_machines.ipynb #a853c607
+# %% ../nbs/33_machines.ipynb #f5fe5acc
 def draw(images:Tensor, low:float, high:float, random:torch.Generator, channels:int=1) -> Tensor: # (B,channels,1,1)
     "A number for each image, uniform in [low, high]."
     return low + (high - low) * torch.rand(len(images), channels, 1, 1, generator=random)
@@ -165,7 +167,7 @@ def recoloured(images:Tensor, # (B,C,H,W) in [0,1]
 
 SPOILS = {"noisy": noisy, "blurred": blurred, "recoloured": recoloured}
 
-# %% ../nbs/33_machines.ipynb #68066116
+# %% ../nbs/33_machines.ipynb #7d1982f4
 def shuffle_pixels(images:Tensor, # (B,C,H,W)
                    random:torch.Generator, # of the orders
                   ) -> Tensor: # (B,C,H,W): the same pixels in another order, all channels alike
@@ -174,9 +176,9 @@ def shuffle_pixels(images:Tensor, # (B,C,H,W)
     orders = torch.stack([torch.randperm(H * W, generator=random) for _ in range(B)])
     return images.flatten(2).gather(2, orders[:, None].expand(B, C, H * W)).view_as(images)
 
-# %% ../nbs/33_machines.ipynb #b64392cc
-PRACTICE = {"lenet": 0, "convnet4": 6} # architecture -> epochs of its training
-PRACTICE_STEPS = 100 # of the attack
+# %% ../nbs/33_machines.ipynb #644717de
+PRACTICE = {"lenet": 0, "convnet4": 4} # architecture -> epochs of its training
+PRACTICE_STEPS = 40 # of the attack
 
 def attacked_noise(data:Dataset, # for its name and classes
                    split:Split, # what the practice networks are trained on
@@ -193,7 +195,7 @@ def attacked_noise(data:Dataset, # for its name and classes
         results.append(invert(share_gradient(model, noise, labels), seed=number, steps=PRACTICE_STEPS, priors=(("tv", 1e-3),)).images)
     return torch.cat(results)
 
-# %% ../nbs/33_machines.ipynb #a20f6a64
+# %% ../nbs/33_machines.ipynb #f1894bdf
 LESSONS = ("clean", "nothing", "attacks") # clean images; and spoilt copies, noise and shuffled pixels; and what attacks make of noise
 
 def lesson_images(data:Dataset, # for its name and classes
@@ -216,7 +218,7 @@ def lesson_images(data:Dataset, # for its name and classes
     images, labels = torch.cat(images + nothing), torch.cat(labels)
     return Split(images, labels, tuple(f"copy-{number}" for number in range(len(images))))
 
-# %% ../nbs/33_machines.ipynb #4ec27e81
+# %% ../nbs/33_machines.ipynb #7d8baea5
 PANELS = {"A": "convnet8", "B": "resnet20-0.5"} # name -> architecture of its members
 MEMBERS = 3 # annotators in a panel
 PRESENTATIONS = 40_000 # images that an annotator sees in its training, all copies and epochs counted
@@ -234,7 +236,7 @@ def train_annotator(panel:str, # "A" or "B"
     check_name("lesson", lesson, LESSONS)
     clean, fit = divide(split, {"clean": 0.2, "fit": 0.8}, seed).values()
     if set(fit.labels.tolist()) != set(range(len(data.classes))): raise InputError(f"panel {panel}: some class has no image to train on; give it more")
-    copies = lesson_images(data, fit, lesson, max(1, presentations // 1000), "panel", name, seed)
+    copies = lesson_images(data, fit, lesson, max(1, presentations // 2000), "panel", name, seed)
     copies = copies.take(torch.randperm(len(copies), generator=generator("copies", name, seed))[:presentations])
     lessons = replace(data, train=copies, test=clean, classes=(*data.classes, "nothing"))
     model = train_classifier(lessons, arch, max(1, presentations // len(copies)), augment="crop", seed=1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member)
@@ -242,7 +244,7 @@ def train_annotator(panel:str, # "A" or "B"
     model.card |= settled.card | dict(annotator=name, lesson=lesson)
     return model
 
-# %% ../nbs/33_machines.ipynb #30fc453d
+# %% ../nbs/33_machines.ipynb #a79f819a
 def accuracy_when(annotators:list, # of annotators
                   split:Split, # labelled images that they have not seen
                   spoils:dict=SPOILS, # name -> function of images and a random generator
@@ -252,7 +254,7 @@ def accuracy_when(annotators:list, # of annotators
     return pd.DataFrame({one.name: {name: (answer(one, images) == split.labels).float().mean().item() for name, images in shown.items()}
                          for one in map(as_annotator, annotators)}).T.rename_axis("annotator")
 
-# %% ../nbs/33_machines.ipynb #1e785f81
+# %% ../nbs/33_machines.ipynb #782f5c44
 SENT = ("noise", "wrong label", "right label")
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ def control_set(models:dict, # name -> classifier to attack
                                            label=labels.tolist(), true=truth.tolist())))
     return ControlSet(torch.cat(images), pd.concat(items, ignore_index=True))
 
-# %% ../nbs/33_machines.ipynb #160b6bc8
+# %% ../nbs/33_machines.ipynb #2020bd56
 REFUSED = 0.95 # the share of the control's answers that must be "cannot recognise"
 
 def label_evidence_control(annotators:list, # of annotators
@@ -301,13 +303,13 @@ def control_summary(answers:pd.DataFrame, # from `label_evidence_control`
     low, high = proportion_confint(table.refused * counts.originals, counts.originals, method="wilson")
     return table.assign(low=low, high=high, passes=table.refused >= REFUSED).join(counts)
 
-# %% ../nbs/33_machines.ipynb #61fe7868
+# %% ../nbs/33_machines.ipynb #74ad23cc
 def label_effect(answers:pd.DataFrame, # from `label_evidence_control`
                  by:list=("annotator",), # a row for each of these
                 ) -> pd.DataFrame: # the difference with a 95 % t interval over originals, and their number
     "How much oftener the true class is named when its label was sent than when a wrong one was."
     rows = answers[answers.true >= 0].assign(named=lambda table: (table.answer == table.true).astype(float))
-    means = rows.pivot_table(index=[*by, "original"], columns="sent", values="named")
+    means = rows.pivot_table(index=[*by, "original"], columns="sent", values="named", sort=False)
     effect = (means["right label"] - means["wrong label"]).groupby(list(by), sort=False).agg(["mean", "sem", "size"])
     half = effect["sem"] * t.ppf(0.975, effect["size"] - 1)
     return pd.DataFrame(dict(difference=effect["mean"], low=effect["mean"] - half, high=effect["mean"] + half, originals=effect["size"]))
