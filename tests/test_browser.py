@@ -7,20 +7,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
 from playwright.sync_api import TimeoutError as PlaywrightTimeout, sync_playwright
 
-from semsim.annotate import answers_path
+from semsim.annotate import Sitting, answers_path
+from semsim.annotation_page import annotation_app, listen
 from semsim.core import generator
 from semsim.data import load_dataset, pick, write_reconstructions
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_WAIT_POLICY": "passive"}
+PROGRAM = "from semsim.cli import main; main()"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("SEMSIM_SCREENSHOTS")  # a folder: keep the pictures for the notebooks
 
@@ -75,7 +79,7 @@ def free_port():
 @contextmanager
 def annotate(folder, annotator, *options):
     "`semsim annotate` in a process of its own, and the address that it prints."
-    command = [sys.executable, "-c", "from semsim.cli import main; main()", "annotate", str(folder), "--annotator", annotator, "--no-browser", *options]
+    command = [sys.executable, "-c", PROGRAM, "annotate", str(folder), "--annotator", annotator, "--no-browser", *options]
     process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said = []
@@ -87,6 +91,21 @@ def annotate(folder, annotator, *options):
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def served(folder, annotator, **options):
+    "The same page from a thread of this process, which need not load everything again, and its address."
+    sitting = Sitting(folder, annotator, **options)
+    with listen(sitting, free_port()) as listening:
+        server = uvicorn.Server(uvicorn.Config(annotation_app(sitting, "secret"), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]), daemon=True)
+        thread.start()
+        try: yield f"http://127.0.0.1:{listening.getsockname()[1]}/?token=secret"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(10)
+            sitting.log.close()
 
 
 def planned(position):
@@ -161,7 +180,7 @@ def test_page(browser, tab, tmp_path):
 def test_to_the_end(tab, tmp_path):
     "At the end the annotator sees their consistency, and may still take back the last answer."
     folder = make_folder(tmp_path, originals=10)
-    with annotate(folder, "ann") as (process, address):
+    with served(folder, "ann") as address:
         tab.goto(address)
         label(tab, 0, 12)
         tab.wait_for_selector(".semsim-finished")
@@ -176,7 +195,7 @@ def test_to_the_end(tab, tmp_path):
 def test_mouse_and_pairs(tab, tmp_path):
     "The other protocol, by mouse: the original stands beside the reconstruction."
     folder = make_folder(tmp_path, originals=6)
-    with annotate(folder, "ann", "--protocol", "same", "--every") as (process, address):
+    with served(folder, "ann", protocol="same", every=True) as address:
         tab.goto(address)
         tab.wait_for_selector('.semsim-annotate[data-seen="0"] img >> nth=1')
         tab.click(".semsim-choice:has-text('yes')")
@@ -191,7 +210,7 @@ def test_type_ahead(tab, tmp_path):
     "A hundred classes: the beginning of a name and Enter; a name is text, whatever it holds."
     classes = [f"class {number}" for number in range(97)] + ["<script>window.hit = 1</script>", "<img src=x onerror=window.hit=1>", "maple_tree"]
     folder = make_folder(tmp_path, classes)
-    with annotate(folder, "ann") as (process, address):
+    with served(folder, "ann") as address:
         tab.goto(address)
         for count, (typed, keys) in enumerate([("map", ["Enter"]), ("tree", ["Enter"]), ("class 1", ["ArrowDown", "Enter"]), ("<scr", ["Enter"]), ("", ["Space"])], 1):
             tab.wait_for_selector(f'.semsim-annotate[data-seen="{count - 1}"]')
@@ -206,7 +225,7 @@ def test_type_ahead(tab, tmp_path):
 def test_two_annotators(browser, tmp_path):
     "Two at once, key by key in turn, do not mix; and they see other models of the same originals."
     folder = make_folder(tmp_path)
-    with annotate(folder, "ann") as (_, one), annotate(folder, "bo") as (_, other), new_tab(browser) as left, new_tab(browser) as right:
+    with served(folder, "ann") as one, served(folder, "bo") as other, new_tab(browser) as left, new_tab(browser) as right:
         left.goto(one)
         right.goto(other)
         for position in range(10):
@@ -222,7 +241,7 @@ def test_two_annotators(browser, tmp_path):
 def test_second_tab_is_refused(browser, tab, tmp_path):
     "A second tab waits until the first is closed, then goes on."
     folder = make_folder(tmp_path)
-    with annotate(folder, "ann") as (_, address):
+    with served(folder, "ann") as address:
         with new_tab(browser) as first:
             first.goto(address)
             label(first, 0, 2)
@@ -234,11 +253,11 @@ def test_second_tab_is_refused(browser, tab, tmp_path):
 
 
 def test_second_process_is_refused(tmp_path):
-    "A second server, or kernel, of the same annotator is refused in one line."
-    folder = make_folder(tmp_path, originals=4)
-    with annotate(folder, "ann"):
-        command = [sys.executable, "-c", "from semsim.cli import main; main()", "annotate", str(folder), "--annotator", "ann", "--no-browser"]
-        ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60)
+    "The command is refused in one line while a kernel, here this process, has the annotator's file open."
+    sitting = Sitting(make_folder(tmp_path, originals=4), "ann")
+    command = [sys.executable, "-c", PROGRAM, "annotate", str(tmp_path), "--annotator", "ann", "--no-browser"]
+    ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+    sitting.log.close()
     assert ended.returncode == 2 and "open in another process" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
