@@ -17,7 +17,7 @@ CONFIG = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": 
 def tidy(cell):
     "Turn nbdev's directives into tags that nbconvert reads, and tables into plain text."
     if cell.cell_type != "code":
-        cell.source = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", cell.source)  # links are relative to nbs
+        cell.source = re.sub(r"\]\((?=[\w/]+\.(?:ipynb|png))", "](nbs/", cell.source)  # links are relative to nbs
         return
     directives = re.findall(r"^#\|\s*(.+?)\s*$", cell.source, flags=re.M)
     cell.metadata.tags = ["hide"] * ("hide" in directives) + ["no-echo"] * ("echo: false" in directives)
