@@ -50,7 +50,7 @@ def tab(browser):
 
 @contextmanager
 def new_tab(browser):
-    context = browser.new_context(viewport={"width": 900, "height": 760})
+    context = browser.new_context(viewport={"width": 900, "height": 860})
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)) if "Canceled" not in str(error) else None)  # JupyterLab, when its server is killed
