@@ -25,7 +25,7 @@ setup(
     package_data={"semsim": ["weights/*", "templates/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split(), "clip": settings["clip_requirements"].split()},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": ["semsim=semsim._modidx:d"],  # what `names` in backticks link to on the site

@@ -34,7 +34,7 @@ import semsim
 from .conclusions import verdict
 from .intervals import agreement
 from .consensus import aggregate
-from .machines import MEMBERS, PANELS, PRESENTATIONS, annotate, train_annotator
+from .machines import LESSONS, MEMBERS, PANELS, PASSES, PRACTICE, PRACTICE_STEPS, PRESENTATIONS, annotate, train_annotator
 from .attack import PRESETS, Attack, invert
 from .core import InputError, atomic_path, content_id, generator, load_tensors, progress, read_table, save_tensors, write_table
 from .data import Split, divide, load_dataset, pick, write_reconstructions
@@ -208,7 +208,8 @@ def models_of(study:Study) -> dict: # name -> (arch, variant)
 
 def annotator_path(study:Study, folder, panel:str, member:int) -> Path:
     "Where a machine annotator lives."
-    return unit_path(folder, "annotator", ".safetensors", materials(study)[0].fingerprint, SHARES, panel, PANELS[panel], member, study.presentations, study.seed)
+    lesson = LESSONS[-1], PASSES, PRACTICE, PRACTICE_STEPS
+    return unit_path(folder, "annotator", ".safetensors", materials(study)[0].fingerprint, SHARES, panel, PANELS[panel], member, study.presentations, lesson, study.seed)
 
 def make_annotator(study:Study, folder, panel:str, member:int):
     "Train one machine annotator on its panel's share, unless it is there."
