@@ -353,7 +353,7 @@ def test_a_study_ends_with_the_verdict_and_the_reports_path(study):
     assert set(tables(folder / "study")) == {"scores.csv", "models.csv", "agreement.csv"}
     scores = pd.read_csv(folder / "study/tables/scores.csv")
     assert scores.groupby("model").original.nunique().to_dict() == {"lenet none": 6, "lenet prune_70": 6}
-    assert len(list(folder.glob("study/reconstructions/lenet-none/*_rec.png"))) == 6
+    assert len(list(folder.glob("study/reconstructions/lenet none/*_rec.png"))) == 6
 
 
 def test_a_study_warns_of_a_skipped_picture_once(study):
