@@ -260,6 +260,7 @@ def _with_intervals(rows):
     "value [low, high] of a row for each facet, as texts"
     return {meaning: _interval_text(*rows.loc[facet, ["statistic", "low", "high"]]).partition(" ")[2] or "none" for facet, meaning in FACETS.items() if facet in rows.index and facet != "models"}
 
+# %% ../nbs/45_conclusions.ipynb #1cd5edf4
 def _level_table(agreed, level):
     "One level of the agreement table"
     at = agreed[agreed.level == level]
@@ -268,11 +269,14 @@ def _level_table(agreed, level):
     rows = []
     for name in order:
         row = {"metric": name}
-        for coefficient in [c for c in ("spearman", "auc") if (at.coefficient == c).any()]:
+        for coefficient in ("spearman", "auc"):
             own = at[(at.metric == name) & (at.coefficient == coefficient)].set_index("facet")
+            if own.empty: continue # AUC stands only where every score of the rows that count is yes or no
             row |= {COEFFICIENTS[coefficient]: own.statistic.iloc[0]} | {f"{meaning}{' ' * (coefficient == 'auc')}": text for meaning, text in _with_intervals(own).items()}
-        rows.append(row | {"n": own.n.iloc[0]})
-    return _html_table(pd.DataFrame(rows), LEVELS[level])
+            n = own.n.iloc[0]
+        rows.append(row | {"n": n})
+    table = pd.DataFrame(rows)
+    return _html_table(table[[*table.columns.drop("n"), "n"]], LEVELS[level])
 
 # %% ../nbs/45_conclusions.ipynb #2735e32e
 def _comparison_table(pairs, level):

@@ -538,3 +538,16 @@ def test_group_sentinels_leave_the_answer_out(scores):
         for group, left_out in own.items():
             others = scores[(scores[group] == scores[group][row]) & (scores[left_out] != scores[left_out][row])]
             assert found[f"sentinel[{group}]"][row] == pytest.approx(others.human.mean())
+
+
+def test_few_answers_each_reach_a_report(tmp_path):
+    "Two annotators, one reconstruction of each original for each, four in common: most scores are yes or no, some in between."
+    random = np.random.default_rng(0)
+    rows = [(f"m{(original + place) % 8}", str(original), "ab"[place]) for original in range(40) for place in (0, 1 if original >= 4 else 0)]
+    answers = pd.DataFrame(rows, columns=["model", "original", "annotator"]).assign(annotator=["ab"[number % 2] for number in range(len(rows))])
+    answers = answers.assign(item=answers.model + "/" + answers.original, kind="human", answer=random.integers(-1, 2, len(rows)), time=pd.NaT)
+    scores = pd.DataFrame([(f"m{m}", str(o), m, random.normal()) for m in range(8) for o in range(40)], columns=["model", "original", "label", "psnr"]).assign(label=1)
+    joined, left_out = join_annotations(scores, answers[["item", "annotator", "kind", "answer", "time"]])
+    found = report(joined, "mean", ["psnr"], "two made-up annotators", left_out=left_out, n_resamples=50)
+    page = write_agreement_report(found, tmp_path)
+    assert page.read_text().rstrip().endswith("</html>") and "scores are of items that nobody annotated" in " ".join(found.left_out)
