@@ -36,7 +36,7 @@ from semsim.core import generator
 from semsim.metrics import psnr
 from semsim.models import build_classifier
 from semsim.share import share_gradient
-from semsim.study import WORKER_SETTINGS
+from semsim.units import WORKER_SETTINGS
 
 HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))

@@ -25,7 +25,7 @@ from semsim.data import divide, load_dataset, pick
 from semsim.machines import LESSONS, PANELS, ControlSet, accuracy_when, as_annotator, control_set, label_evidence_control, settle_threshold, train_annotator
 from semsim.metrics import psnr
 from semsim.models import build_classifier
-from semsim.study import workers
+from semsim.units import workers
 from semsim.train import channel_statistics, train_classifier
 
 

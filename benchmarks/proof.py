@@ -29,7 +29,7 @@ from semsim.scoring import score
 from semsim.models import build_classifier
 from semsim.policies import aligned_psnr
 from semsim.share import infer_labels, label_accuracy, share_gradient
-from semsim.study import workers
+from semsim.units import workers
 from semsim.train import train_classifier
 
 PICTURES = ("astronaut", "cat", "coffee", "rocket", "camera", "immunohistochemistry", "retina", "coins", "hubble_deep_field", "brick")

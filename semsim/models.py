@@ -6,9 +6,10 @@
 __all__ = ['INITS', 'DEFAULT_INITS', 'FACTOR', 'ARCHITECTURES', 'EXAMPLES', 'lenet_trunk', 'convnet_trunk', 'small_stem',
            'cifar_resnet_trunk', 'resnet_trunk', 'mobilenetv2_trunk', 'mnasnet_trunk', 'densenet121_trunk',
            'densenet40_trunk', 'normed_conv', 'ReversibleBlock', 'IRevNet', 'irevnet_trunk', 'TwiceDifferentiable',
-           'vit_trunk', 'mlp_trunk', 'he', 'xavier', 'uniform', 'parse_architecture', 'Classifier', 'build_classifier',
-           'image_shape', 'check_fits', 'predict', 'check_finite', 'with_weights', 'tensors_hash', 'save_hashed',
-           'load_hashed', 'versions', 'save_classifier', 'load_classifier']
+           'vit_trunk', 'mlp_trunk', 'Enlarge', 'alexnet_trunk', 'he', 'xavier', 'uniform', 'imagenet',
+           'parse_architecture', 'Classifier', 'build_classifier', 'image_shape', 'check_fits', 'predict',
+           'check_finite', 'with_weights', 'tensors_hash', 'save_hashed', 'load_hashed', 'versions', 'save_classifier',
+           'load_classifier']
 
 # %% ../nbs/02_models.ipynb #86e2678a
 import hashlib
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import semsim
-from .core import InputError, check_images, check_name, load_tensors, save_tensors, seeded
+from .core import InputError, check_images, check_name, load_tensors, load_weights, save_tensors, seeded
 
 # %% ../nbs/02_models.ipynb #fd476136
 def lenet_trunk(channels:int, # 1 or 3
@@ -79,8 +80,9 @@ def cifar_resnet_trunk(channels:int, # 1 or 3
 
 # %% ../nbs/02_models.ipynb #5ae8af1f
 def resnet_trunk(channels:int, # 1 or 3
-                 size:int, # unused: the mean over the plane takes any size
+                 size:int, # image side in pixels
                  depth:float=18, # 18, 34, 50, 101 or 152
+                 flat:bool=False, # keep the places of the last plane apart, instead of their mean
                 ) -> tuple: # (trunk, number of features)
     "The trunk of a ResNet for ImageNet, for small images."
     from torchvision.models import get_model # here, as it takes seconds
@@ -88,7 +90,9 @@ def resnet_trunk(channels:int, # 1 or 3
     width = net.fc.in_features
     net.conv1 = small_stem(channels, 64)
     net.maxpool, net.fc = nn.Identity(), nn.Identity()
-    return net, width
+    if not flat: return net, width
+    net.avgpool = nn.Identity()
+    return net, width * (-(-size // 8)) ** 2
 
 # %% ../nbs/02_models.ipynb #5c7f5418
 def mobilenetv2_trunk(channels:int, # 1 or 3
@@ -250,6 +254,25 @@ def mlp_trunk(channels:int, # 1 or 3
     return nn.Sequential(*layers), before
 
 # %% ../nbs/02_models.ipynb #84bc0270
+class Enlarge(nn.Module):
+    "Three channels, and 64 pixels a side."
+    def forward(self,
+                images:Tensor, # (B,C,H,W)
+               ) -> Tensor: # (B,3,64,64)
+        "The images, enlarged where they are smaller."
+        return F.interpolate(images.expand(-1, 3, -1, -1), (64, 64), mode="bilinear", antialias=False)
+
+def alexnet_trunk(channels:int, # unused: grey images are repeated
+                  size:int, # unused: all are enlarged to 64 pixels
+                  flat:bool=False, # keep the nine places apart
+                 ) -> tuple: # (trunk, number of features)
+    "The trunk of AlexNet."
+    from torchvision.models import get_model # here, as it takes seconds
+    layers = get_model("alexnet", weights=None).features[:12]
+    pool = nn.Identity() if flat else nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(Enlarge(), layers, pool, nn.Flatten()), 256 * (9 if flat else 1)
+
+# %% ../nbs/02_models.ipynb #afe53b47
 def he(module):
     "He's normal initialisation of a convolution."
     if not isinstance(module, nn.Conv2d): return
@@ -267,8 +290,12 @@ def uniform(module):
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         for parameter in module.parameters(): nn.init.uniform_(parameter, -0.5, 0.5)
 
-INITS = {"he": he, "xavier": xavier, "uniform": uniform, "torch": lambda module: None}
-DEFAULT_INITS = {lenet_trunk: "xavier", densenet121_trunk: "torch", densenet40_trunk: "torch", irevnet_trunk: "torch", vit_trunk: "torch"}
+def imagenet(module):
+    "AlexNet's convolutions as trained on ImageNet."
+    if isinstance(module, Classifier): module.trunk[1].load_state_dict(load_weights("alexnet"))
+
+INITS = {"he": he, "xavier": xavier, "uniform": uniform, "torch": lambda module: None, "imagenet": imagenet}
+DEFAULT_INITS = {lenet_trunk: "xavier", densenet121_trunk: "torch", densenet40_trunk: "torch", irevnet_trunk: "torch", vit_trunk: "torch", alexnet_trunk: "imagenet"}
 
 # %% ../nbs/02_models.ipynb #7e0b621a
 FACTOR = r"(?:-(\d+(?:\.\d+)?))?"
@@ -288,6 +315,9 @@ ARCHITECTURES = { # pattern of a name, whose numbers are the trunk's arguments: 
     rf"densenet40{FACTOR}": (densenet40_trunk, ["densenet40", "densenet40-4"], "Geiping et al., 2020"),
     r"irevnet": (irevnet_trunk, ["irevnet"], "Jacobsen et al., 2018"),
     r"vit": (vit_trunk, ["vit"], "Dosovitskiy et al., 2021"),
+    r"resnet(18|34)-flat": (partial(resnet_trunk, flat=True), ["resnet18-flat"], "He et al., 2016"),
+    r"alexnet": (alexnet_trunk, ["alexnet"], "Krizhevsky et al., 2012"),
+    r"alexnet-flat": (partial(alexnet_trunk, flat=True), ["alexnet-flat"], "Krizhevsky et al., 2012"),
     r"mlp": (mlp_trunk, ["mlp"], "Geiping et al., 2020"),
     r"twolp": (partial(mlp_trunk, widths=(2048,)), ["twolp"], "Geiping et al., 2020"),
 }
@@ -344,7 +374,10 @@ def build_classifier(arch:str, # one of `EXAMPLES`, or with another width
     if classes < 2: raise InputError(f"{classes} class(es); expected 2 or more")
     card = dict(arch=arch, classes=classes, channels=channels, size=size, seed=seed,
                 mean=list(mean or [0.5] * channels), std=list(std or [0.25] * channels))
-    init = check_name("initialisation", init or DEFAULT_INITS.get(parse_architecture(arch)[0], "he"), INITS)
+    trunk = parse_architecture(arch)[0]
+    family = getattr(trunk, "func", trunk)
+    init = check_name("initialisation", init or DEFAULT_INITS.get(family, "he"), INITS)
+    if init == "imagenet" and family != alexnet_trunk: raise InputError(f"{arch} cannot start from ImageNet; alexnet and alexnet-flat can")
     with seeded("weights", arch, seed): return Classifier(card | dict(init=init)).apply(INITS[init]).eval()
 
 # %% ../nbs/02_models.ipynb #16e39fb3
