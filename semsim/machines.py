@@ -6,9 +6,9 @@
 __all__ = ['CONFIDENT', 'SPOILS', 'PRACTICE', 'PRACTICE_STEPS', 'LESSONS', 'PANELS', 'MEMBERS', 'PRESENTATIONS', 'PASSES',
            'PROBES', 'SENT', 'REFUSED', 'MachineAnnotator', 'opinion_of', 'answer', 'named', 'as_annotator', 'annotate',
            'settle_threshold', 'clip_weights', 'clip_annotator', 'draw', 'noisy', 'blurred', 'recoloured',
-           'shuffle_pixels', 'attacked_noise', 'lesson_images', 'train_annotator', 'accuracy_when', 'probe',
-           'fit_probe', 'train_probes', 'ControlSet', 'control_set', 'label_evidence_control', 'control_summary',
-           'label_effect']
+           'shuffle_pixels', 'attacked_noise', 'lesson_images', 'train_annotator', 'accuracy_when', 'probe_opinion',
+           'probe', 'fit_probe', 'train_probes', 'ControlSet', 'control_set', 'label_evidence_control',
+           'control_summary', 'label_effect']
 
 # %% ../nbs/33_machines.ipynb #98aecbbb
 from collections.abc import Callable
@@ -268,12 +268,15 @@ def accuracy_when(annotators:list, # of annotators
 # %% ../nbs/33_machines.ipynb #c10e36bc
 PROBES = {"block 4": slice(0, 2048), "block 5": slice(2048, 4096), "both blocks": slice(0, 4096)} # what each member looks at
 
+def probe_opinion(tensors:dict, places:str, images:Tensor) -> Tensor: # (B,K) probabilities
+    "What a linear classifier makes of what VGG16 sees."
+    return F.linear(VGG16(images)[:, PROBES[places]], **tensors).softmax(1)
+
 def probe(tensors:dict, # weight (K,F) and bias (K)
           card:dict, # annotator, places, threshold
          ) -> MachineAnnotator:
     "A linear classifier on what VGG16 sees, as an annotator."
-    def opinion(images): return F.linear(VGG16(images)[:, PROBES[card["places"]]], tensors["weight"], tensors["bias"]).softmax(1)
-    return MachineAnnotator(card["annotator"], opinion, card.get("threshold", 0.0), len(tensors["bias"]) - 1, card)
+    return MachineAnnotator(card["annotator"], partial(probe_opinion, tensors, card["places"]), card.get("threshold", 0.0), len(tensors["bias"]) - 1, card)
 
 def fit_probe(seen:Tensor, # (B,4096) from `VGG16`
               labels:Tensor, # (B,) class numbers, the last one for "nothing"

@@ -1,0 +1,312 @@
+"""SemSim trained, chosen, calibrated and judged on CIFAR-10: the tables behind nbs/results/semsim.ipynb, and the metrics that ship.
+
+    .venv/bin/python benchmarks/semsim_study.py FOLDER WORK
+
+FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. WORK keeps the units: a second run resumes the first. Panel B needs the weights of
+VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into the package.
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
+
+from semsim.analysis import group_sentinels
+from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
+from semsim.comparison import compare
+from semsim.core import atomic_path, write_table
+from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
+from semsim.fooling import audit, fooling_noise, suspect
+from semsim.intervals import agreement
+from semsim.learning import Recipe
+from semsim.machines import accuracy_when, control_set, control_summary, label_evidence_control
+from semsim.networks import LPIPS
+from semsim.scoring import score
+from semsim.semsim import SemSim, fit_calibration
+from semsim.teaching import Material, read_config, teach
+from semsim.units import run_tasks, unit, unit_path, workers
+
+RECIPES = Path(__file__).parents[1] / "semsim/recipes"
+SMALL = Recipe("alexnet-flat", lr=0.005, epochs=12)
+ABLATION = {
+    "alexnet, places kept": SMALL,
+    "  pooled": replace(SMALL, arch="alexnet"),
+    "  from scratch": replace(SMALL, init="he"),
+    "  released sampler": replace(SMALL, sampler="released", epochs=6),
+    "  soft labels": replace(SMALL, sampler="soft"),
+    "  semi-hard": replace(SMALL, mining="semi-hard"),
+    "  PSNR-weighted": replace(SMALL, sampler="psnr", epochs=8),
+    "  consistency": replace(SMALL, consistency=0.5),
+    "  soft labels, consistency": replace(SMALL, sampler="soft", consistency=0.5),
+    "resnet20 half as wide, from scratch": Recipe("resnet20-0.5", epochs=20),
+    "resnet18 from scratch (the paper's)": Recipe("resnet18", epochs=6),
+    "resnet18, places kept": Recipe("resnet18-flat", epochs=6),
+}
+LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
+METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
+DIGITS = dict(
+    data="digits", size=32, pools={"victims": 0.4, "A": 0.6}, originals={"test": 100},
+    victims=dict(archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"], images=500, epochs=4),
+    runs=[dict(arch="lenet", attack="cosine", preset="inverting_gradients", snapshots=[10, 40, 120], changes=dict(steps=300, priors=[["tv", 0.01]])),
+          dict(arch="lenet", attack="euclidean", preset="inverting_gradients", snapshots=[10, 40, 120], changes=dict(steps=300, objective="squared", optimizer="adam", priors=[["tv", 0.001]]))],
+    panels={"A": dict(kind="network", arch="resnet20-0.5", count=60000)}, labels={"A": ["test"]})
+
+
+def corpus_of(place):
+    "The corpus of a recipe, on the images in a folder: place = (recipe, folder)."
+    return read_corpus(read_config(place[0])["corpus"] | {"data": str(place[1])})
+
+
+def small_recipe(path):
+    "The shipped recipe with little of everything, to see that all works."
+    config = read_config(RECIPES / "cifar10-panel.yaml")
+    corpus = config["corpus"]
+    corpus["originals"] = dict(train=14, calibrate=14, test=14)
+    corpus["victims"] |= dict(images=60, epochs=1, archs=["lenet", "convnet16"], variants=["untrained", "none", "policy_3-1-7"])
+    corpus["runs"] = [one | dict(snapshots=[1, 20], changes=one["changes"] | dict(steps=2 if one["preset"] == "idlg" else 60)) for one in corpus["runs"][:4]]
+    corpus["runs"].append(dict(arch="convnet16", attack="cosine", preset="inverting_gradients", snapshots=[1], changes=dict(steps=2)))
+    corpus["panels"]["A"]["count"], corpus["panels"]["B"]["count"] = 4000, 600
+    with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
+    return path
+
+
+def material_of(place, work):
+    "What panel A teaches."
+    table, images, originals = make_corpus(corpus_of(place), work)
+    return Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel A")
+
+
+def metric_path(place, work, recipe, left=()):
+    "Where a trained metric lives."
+    corpus = corpus_of(place)
+    return unit_path(work, "metric", ".safetensors", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, asdict(recipe), left)
+
+
+def make_metric(place, work, recipe, left=()):
+    "Train and calibrate one metric, unless it is there; `left` names a column and the value whose rows are not learnt from."
+    def make(path):
+        material = material_of(place, work)
+        if left:
+            kept = (material.table[left[0]] != left[1]).to_numpy()
+            material = replace(material, images=material.images[torch.tensor(kept)], table=material.table[kept].reset_index(drop=True))
+        teach(material, recipe, path.with_suffix(".checkpoint.safetensors")).save(path)
+    return unit(metric_path(place, work, recipe, left), SemSim.load, make)
+
+
+def rows_of(material, split):
+    "A part of the material: (table, images, the original's row for each)."
+    rows = torch.nonzero(torch.tensor((material.table.split == split).to_numpy()))[:, 0]
+    table = material.table.iloc[rows.numpy()].reset_index(drop=True)
+    return table.assign(model=table.arch + " " + table.variant + " " + table.attack + " " + table.step.astype(str)), material.images[rows], material.owners[rows]
+
+
+def level_values(table, metrics, higher, level, coefficient):
+    "A coefficient of each metric at a level, with its interval."
+    found = agreement(table, "judge", metrics, higher, level, n_resamples=2000)
+    return found[found.coefficient == coefficient].set_index("metric")
+
+
+def precision_within(table, column, higher):
+    "Average precision: pooled, and within originals that have both outcomes; and how many those are."
+    sign = 1 if higher else -1
+    both = [one for _, one in table.groupby("original") if 0 < one.judge.mean() < 1]
+    return dict(precision=average_precision_score(table.judge, sign * table[column]), precision_within=np.mean([average_precision_score(one.judge, sign * one[column]) for one in both]),
+                both=len(both), chance_within=np.mean([one.judge.mean() for one in both]))
+
+
+def ablation_row(name, metric, material, seconds=None):
+    "How a metric agrees with panel A on the calibration split."
+    table, images, owners = rows_of(material, "calibrate")
+    table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
+    within = level_values(table, ["semsim"], {"semsim": False}, "original", "auc").loc["semsim"]
+    card, reason = metric.card, audit([suspect("semsim", metric, metric.calibration)], material.originals.images[owners.unique()], reaches=())
+    moved = reason[reason.called == "not recognised"].rate.max()
+    return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
+                n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
+
+
+def scored(metric, material, split, judge):
+    "The table of a split with every metric, and the judge's majority."
+    table, images, owners = rows_of(material, split)
+    originals, own = owners.unique(return_inverse=True)
+    found = score(material.originals.images[originals], images, list(METRICS), owners=own.numpy())
+    table = table.assign(**{name: found[name].to_numpy() for name in METRICS}, judge=(table[f"recognised_{judge}"] > 0.5).astype(float), share=table[f"recognised_{judge}"])
+    table["semsim"] = metric.score(material.originals.images, images, owners).numpy()
+    table["panel A confidence"] = table.get("confidence_A", pd.Series(np.nan, table.index))
+    return table.assign(**group_sentinels(table, "judge"))
+
+
+def results_of(table, metrics, higher):
+    "How each metric agrees with the judge: AUC and precision within originals and pooled, rank correlations."
+    auc = {level: level_values(table, metrics, higher, level, "auc") for level in ("original", "image")}
+    rho = {level: level_values(table, metrics, higher, level, "spearman") for level in ("image", "model")}
+    rows = []
+    for name in metrics:
+        row = dict(metric=name, pairs=len(table), originals=table.original.nunique(), models=table.model.nunique(), share=table.judge.mean())
+        for label, found in (("auc within", auc["original"]), ("auc pooled", auc["image"]), ("rho images", rho["image"]), ("rho models", rho["model"])):
+            one = found.loc[name]
+            row |= {label: one.statistic, f"{label} low": one.low, f"{label} high": one.high}
+        rows.append(row | precision_within(table, name, higher[name]))
+    return pd.DataFrame(rows)
+
+
+def differences_of(table, others, higher):
+    "SemSim's lead over other metrics, with cluster-bootstrap intervals over originals."
+    rows = []
+    for level in ("original", "image"):
+        found = compare(table, "judge", ["semsim", *others], higher, level, "auc", n_resamples=2000)
+        for row in found.itertuples():
+            if "semsim" not in (row.metric, row.other): continue
+            sign = 1 if row.metric == "semsim" else -1
+            low, high = sorted((sign * row.low, sign * row.high))
+            rows.append(dict(level=level, over=row.other if sign == 1 else row.metric, lead=sign * row.statistic, low=low, high=high, p=row.pvalue, n=row.n))
+    return pd.DataFrame(rows)
+
+
+def agreement_of_panels(table):
+    "Kappa of the two panels' majorities, with a bootstrap interval over originals."
+    a, b = (table.recognised_A > 0.5).to_numpy(), (table.recognised_B > 0.5).to_numpy()
+    names, places = table.original.unique(), table.groupby("original").indices
+    random, found = np.random.default_rng(0), []
+    for _ in range(1000):
+        rows = np.concatenate([places[name] for name in random.choice(names, len(names))])
+        found.append(cohen_kappa_score(a[rows], b[rows]))
+    return dict(kappa=cohen_kappa_score(a, b), low=np.quantile(found, 0.025), high=np.quantile(found, 0.975), agree=(a == b).mean(), share_A=a.mean(), share_B=b.mean(), n=len(a), originals=len(names))
+
+
+def control_of(corpus, work):
+    "The noise-image control of both panels, and what they name of clean and spoilt pictures."
+    originals = corpus_materials(corpus)[2].take(range(10))
+    models = {f"{arch} {variant}": make_victim(corpus, work, arch, variant) for arch in corpus.victims.archs for variant in ("untrained", "none")}
+    control = control_set(models, originals, steps=120, priors=(("tv", 0.05),))
+    summaries, clean = [], []
+    for name, _ in corpus.panels:
+        panel = panel_of(corpus, work, name)
+        summaries.append(control_summary(label_evidence_control(panel, control)).reset_index())
+        clean.append(accuracy_when(panel, corpus_materials(corpus)[2]).reset_index())
+    return pd.concat(summaries, ignore_index=True), pd.concat(clean, ignore_index=True)
+
+
+def calibration_of(metric, material, table, images, owners):
+    "Calibration errors and reliability of the shipped probability against panel A (in and out of sample) and against panel B."
+    rows, curves = [], []
+    inside = rows_of(material, "calibrate")
+    p = {"calibrate": metric.calibration(metric.score(material.originals.images, inside[1], inside[2])), "test": metric.calibration(metric.score(material.originals.images, images, owners))}
+    truth = {("A", "calibrate"): inside[0].recognised_A, ("A", "test"): table.recognised_A, ("B", "test"): table.recognised_B}
+    for (panel, split), recognised in truth.items():
+        recognised = torch.tensor(recognised.to_numpy(float))
+        rows.append(dict(annotator=f"panel {panel}", split=split, error=expected_calibration_error(p[split], recognised), predicted=p[split].mean().item(), observed=recognised.mean().item(), n=len(recognised)))
+        curves.append(reliability(p[split], recognised).reset_index().assign(annotator=f"panel {panel}", split=split))
+    return pd.DataFrame(rows), pd.concat(curves)
+
+
+def lpips_distance(originals, images):
+    "LPIPS with AlexNet, with a derivative."
+    net = LPIPS["alex"].load()
+    return (net(LPIPS["alex"].prepare(originals)) - net(LPIPS["alex"].prepare(images))).square().sum(1)
+
+
+def fooled(metric, material, panel, corpus, work):
+    "The audit of SemSim and LPIPS, and whether panels see anything in the noise that SemSim was made to recognise."
+    inside, images, owners = rows_of(material, "calibrate")
+    with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
+    lpips = fit_calibration(far, torch.tensor(inside.recognised.to_numpy(float)), "machine panel A", owners)
+    suspects = [suspect("semsim", metric, metric.calibration), suspect("lpips[alex]", lpips_distance, lpips)]
+    test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
+    originals = material.originals.take(torch.nonzero(test)[:, 0])
+    found = audit(suspects, originals.images)
+    noise = {one.name: fooling_noise(one, originals.images, 32 / 255)[0] for one in suspects}
+    seen = [dict(metric=name, panel=letter, recognised=panel_labels(panel_of(corpus, work, letter), shown, originals.labels).recognised.gt(0.5).mean(), n=len(shown))
+            for name, shown in noise.items() for letter, _ in corpus.panels]
+    return found, pd.DataFrame(seen)
+
+
+def leave_out(place, work, recipe, material):
+    "What SemSim is worth on an attack and an architecture that it did not learn from."
+    rows = []
+    for column, value in LEFT_OUT.items():
+        metric, full = make_metric(place, work, recipe, (column, value)), make_metric(place, work, recipe)
+        table, images, owners = rows_of(material, "test")
+        keep = (table[column] == value).to_numpy()
+        table, images, owners = table[keep].reset_index(drop=True), images[torch.tensor(keep)], owners[torch.tensor(keep)]
+        lpips = score(material.originals.images, images, ["lpips[alex]"], owners=owners.numpy())["lpips[alex]"].to_numpy()
+        table = table.assign(judge=(table.recognised_B > 0.5).astype(float), left_out=metric.score(material.originals.images, images, owners).numpy(), seen=full.score(material.originals.images, images, owners).numpy(), lpips=lpips)
+        if table.judge.nunique() < 2: continue
+        higher = dict(left_out=False, seen=False, lpips=False)
+        for level, name in (("original", "within"), ("image", "pooled")):
+            found = level_values(table, list(higher), higher, level, "auc")
+            rows += [dict(unseen=f"{column} {value}", metric=one, level=name, auc=found.loc[one].statistic, low=found.loc[one].low, high=found.loc[one].high, n=found.loc[one].n, pairs=len(table), share=table.judge.mean()) for one in higher]
+    return pd.DataFrame(rows)
+
+
+def digits_of(metric, work):
+    "What SemSim is worth on digits, of which it never saw any."
+    table, images, originals = make_corpus(read_corpus(DIGITS), work)
+    material = Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel on digits")
+    return scored(metric, material, "test", "A").drop(columns=["panel A confidence"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path), parser.add_argument("work", type=Path)
+    parser.add_argument("--into", default=Path(__file__).parents[1] / "nbs/results/semsim", type=Path)
+    parser.add_argument("--small", action="store_true", help="little of everything, to see that all works")
+    parser.add_argument("--ship", action="store_true", help="copy the metrics into the package")
+    args = parser.parse_args()
+    ablation = {name: replace(recipe, epochs=1) for name, recipe in ABLATION.items() if "resnet18" not in name or not args.small} if args.small else ABLATION
+    place = small_recipe(args.work / "small.yaml") if args.small else RECIPES / "cifar10-panel.yaml", args.folder
+    start, material, tables, corpus = time.time(), material_of(place, args.work), {}, corpus_of(place)
+    with workers() as pool:
+        order = sorted(ablation.values(), key=lambda recipe: not recipe.arch.startswith("resnet18"))
+        run_tasks(pool, "ablation", make_metric, metric_path, [(place, args.work, recipe) for recipe in order])
+    tables["ablation"] = pd.DataFrame([ablation_row(name, make_metric(place, args.work, recipe), material) for name, recipe in ablation.items()])
+    best = ablation[tables["ablation"].set_index("variant").auc_within.idxmax()]
+    with workers() as pool: run_tasks(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
+    metric = make_metric(place, args.work, best)
+    table = scored(metric, material, "test", "B")
+    _, images, owners = rows_of(material, "test")
+    columns = ["semsim", *METRICS, "panel A confidence", "sentinel[label]", "sentinel[model]"]
+    higher = {"panel A confidence": True}
+    tables["results"] = results_of(table, columns, {**dict.fromkeys(columns, True), **higher_of(columns)})
+    tables["differences"] = differences_of(table, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr", "panel A confidence"], higher)
+    tables["control"], tables["clean"] = control_of(corpus, args.work)
+    tables["calibration"], tables["reliability"] = calibration_of(metric, material, table, images, owners)
+    tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
+    tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, "B", corpus, args.work)
+    tables["left_out"] = leave_out(place, args.work, best, material)
+    digits = digits_of(metric, args.work)
+    some = [name for name in columns if name != "panel A confidence"]
+    tables["digits"] = results_of(digits, some, {**dict.fromkeys(some, True), **higher_of(some)})
+    tables["digits_differences"] = differences_of(digits, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr"], higher)
+    leak = leak_share(metric.calibration(torch.tensor(table.semsim.to_numpy())), metric.calibration.annotator, pd.factorize(table.original)[0])
+    for name, one in tables.items(): write_table(one, args.into / f"{name}.csv")
+    write_table(material.table.drop(columns="recognised"), args.into / "training_table.csv")
+    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=dict(corpus.originals), reconstructions=len(material.table),
+                 attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
+    with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
+    if args.ship: ship(metric, make_metric(place, args.work, ablation["resnet18 from scratch (the paper's)"]))
+
+
+def higher_of(columns):
+    "Which of the columns point which way."
+    from semsim.intervals import directions
+    return directions([name for name in columns if name != "panel A confidence"]) | {"panel A confidence": True}
+
+
+def ship(metric, paper):
+    "Write the two metrics into the package."
+    for name, one in (("semsim-cifar10-panel", metric), ("recipe2309-cifar10-panel", paper)):
+        one.card["name"] = name
+        one.save(Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
