@@ -18,11 +18,12 @@ import pandas as pd
 import torch
 import yaml
 from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
+from torchvision.utils import make_grid
 
 from semsim.analysis import group_sentinels
 from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
 from semsim.comparison import compare
-from semsim.core import atomic_path, write_table
+from semsim.core import atomic_path, write_image, write_table
 from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
 from semsim.fooling import audit, fooling_noise, suspect
 from semsim.intervals import agreement
@@ -35,20 +36,19 @@ from semsim.teaching import Material, read_config, teach
 from semsim.units import run_tasks, unit, unit_path, workers
 
 RECIPES = Path(__file__).parents[1] / "semsim/recipes"
-SMALL = Recipe("alexnet-flat", lr=0.005, epochs=12)
+SMALL = Recipe("alexnet-flat", lr=0.005, epochs=10)
 ABLATION = {
     "alexnet, places kept": SMALL,
     "  pooled": replace(SMALL, arch="alexnet"),
     "  from scratch": replace(SMALL, init="he"),
-    "  released sampler": replace(SMALL, sampler="released", epochs=6),
+    "  released sampler": replace(SMALL, sampler="released", epochs=5),
     "  soft labels": replace(SMALL, sampler="soft"),
     "  semi-hard": replace(SMALL, mining="semi-hard"),
-    "  PSNR-weighted": replace(SMALL, sampler="psnr", epochs=8),
     "  consistency": replace(SMALL, consistency=0.5),
     "  soft labels, consistency": replace(SMALL, sampler="soft", consistency=0.5),
-    "resnet20 half as wide, from scratch": Recipe("resnet20-0.5", epochs=20),
-    "resnet18 from scratch (the paper's)": Recipe("resnet18", epochs=6),
-    "resnet18, places kept": Recipe("resnet18-flat", epochs=6),
+    "resnet20 half as wide, from scratch": Recipe("resnet20-0.5", epochs=16),
+    "resnet18 from scratch (the paper's)": Recipe("resnet18", epochs=4),
+    "resnet18, places kept": Recipe("resnet18-flat", epochs=4),
 }
 LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
 METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
@@ -71,9 +71,9 @@ def small_recipe(path):
     corpus = config["corpus"]
     corpus["originals"] = dict(train=14, calibrate=14, test=14)
     corpus["victims"] |= dict(images=60, epochs=1, archs=["lenet", "convnet16"], variants=["untrained", "none", "policy_3-1-7"])
-    corpus["runs"] = [one | dict(snapshots=[1, 20], changes=one["changes"] | dict(steps=2 if one["preset"] == "idlg" else 60)) for one in corpus["runs"][:4]]
+    corpus["runs"] = [one | dict(snapshots=[1, 20], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200)) for one in corpus["runs"][:4]]
     corpus["runs"].append(dict(arch="convnet16", attack="cosine", preset="inverting_gradients", snapshots=[1], changes=dict(steps=2)))
-    corpus["panels"]["A"]["count"], corpus["panels"]["B"]["count"] = 4000, 600
+    corpus["panels"]["A"]["count"], corpus["panels"]["B"]["count"] = 20000, 1500
     with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
     return path
 
@@ -141,7 +141,7 @@ def scored(metric, material, split, judge):
     table = table.assign(**{name: found[name].to_numpy() for name in METRICS}, judge=(table[f"recognised_{judge}"] > 0.5).astype(float), share=table[f"recognised_{judge}"])
     table["semsim"] = metric.score(material.originals.images, images, owners).numpy()
     table["panel A confidence"] = table.get("confidence_A", pd.Series(np.nan, table.index))
-    return table.assign(**group_sentinels(table, "judge"))
+    return table.assign(**group_sentinels(table, "judge").fillna(table.judge.mean()))  # the share of all, where a group has nothing else
 
 
 def results_of(table, metrics, higher):
@@ -251,7 +251,16 @@ def digits_of(metric, work):
     "What SemSim is worth on digits, of which it never saw any."
     table, images, originals = make_corpus(read_corpus(DIGITS), work)
     material = Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel on digits")
-    return scored(metric, material, "test", "A").drop(columns=["panel A confidence"])
+    return scored(metric, material, "test", "A").drop(columns=["panel A confidence"]), material
+
+
+def digits_sheet(table, material, count=8):
+    "A few digits, each with its reconstructions in the order of SemSim, the nearest first."
+    rows, images = [], rows_of(material, "test")[1]
+    for number, (name, own) in enumerate(table.groupby("original", sort=False)):
+        if number == count: break
+        rows.append(torch.cat([material.originals.take([material.originals.ids.index(name)]).images, images[own.sort_values("semsim").index.to_numpy()]]))
+    return make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=1)
 
 
 def main():
@@ -282,7 +291,8 @@ def main():
     tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
     tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, "B", corpus, args.work)
     tables["left_out"] = leave_out(place, args.work, best, material)
-    digits = digits_of(metric, args.work)
+    digits, digits_material = digits_of(metric, args.work)
+    write_image(digits_sheet(digits, digits_material), args.into / "digits.png")
     some = [name for name in columns if name != "panel A confidence"]
     tables["digits"] = results_of(digits, some, {**dict.fromkeys(some, True), **higher_of(some)})
     tables["digits_differences"] = differences_of(digits, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr"], higher)
