@@ -50,7 +50,7 @@ ABLATION = {
     "resnet18 from scratch (the paper's)": Recipe("resnet18", epochs=4),
     "resnet18, places kept": Recipe("resnet18-flat", epochs=4),
 }
-LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
+LEFT_OUT = {"attack": "idlg", "variant": "untrained"}
 METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
 DIGITS = dict(
     data="digits", size=32, pools={"victims": 0.4, "A": 0.6}, originals={"test": 100},
@@ -70,9 +70,8 @@ def small_recipe(path):
     config = read_config(RECIPES / "cifar10-panel.yaml")
     corpus = config["corpus"]
     corpus["originals"] = dict(train=14, calibrate=14, test=14)
-    corpus["victims"] |= dict(images=60, epochs=1, archs=["lenet", "convnet16"], variants=["untrained", "none", "policy_3-1-7"])
-    corpus["runs"] = [one | dict(snapshots=[1, 20], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200)) for one in corpus["runs"][:4]]
-    corpus["runs"].append(dict(arch="convnet16", attack="cosine", preset="inverting_gradients", snapshots=[1], changes=dict(steps=2)))
+    corpus["victims"] |= dict(images=60, epochs=1, variants=["untrained", "none", "policy_3-1-7"])
+    corpus["runs"] = [one | dict(snapshots=[1, 3], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200)) for one in corpus["runs"]]
     corpus["panels"]["A"]["count"], corpus["panels"]["B"]["count"] = 20000, 1500
     with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
     return path

@@ -184,7 +184,8 @@ def make_runs(corpus:Corpus, folder, number:int, variant:str):
 # %% ../nbs/35_corpus.ipynb #d239b01b
 def annotator_path(corpus:Corpus, folder, panel:str, member:int) -> Path:
     "Where a member of a panel lives."
-    return unit_path(folder, "annotator", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, dict(corpus.panels)[panel], member, corpus.seed)
+    settings = replace(dict(corpus.panels)[panel], members=1) # how many others there are does not matter to a member
+    return unit_path(folder, "annotator", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, settings, member, corpus.seed)
 
 # %% ../nbs/35_corpus.ipynb #7a645e91
 def make_annotator(corpus:Corpus, folder, panel:str, member:int):

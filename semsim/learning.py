@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from .core import InputError, check_images, check_name, generator, progress
+from .core import InputError, check_images, check_name, content_id, generator, progress
 from .data import Split
 from .defenses import AUGMENTATIONS, training_input
 from .metrics import psnr
@@ -298,7 +298,7 @@ def train_semsim(originals:Split, # N originals
     optimizer = torch.optim.SGD(metric.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(recipe.epochs), gamma=0.1)
     prepared = (*accelerator.prepare(metric.network, optimizer), accelerator)
-    settings = asdict(recipe) | dict(annotator=annotator, pairs=len(owners), versions=versions())
+    settings = asdict(recipe) | dict(annotator=annotator, pairs=len(owners), learnt_from=content_id(originals.ids, owners.tolist(), answered.shares.tolist()), versions=versions())
     curve = load_checkpoint(checkpoint, metric, optimizer, settings) if checkpoint and Path(checkpoint).exists() else []
     schedule.last_epoch = len(curve)
     for epoch in progress(range(len(curve), recipe.epochs), "train SemSim", unit="epoch"):
