@@ -11,6 +11,7 @@ import hashlib
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,9 @@ class Dataset:
     test: Split # held out: the originals to attack come from here
     classes: tuple # the class names, by number
 
-    @property
+    @cached_property
     def fingerprint(self): # 16 hexadecimal digits
-        "A hash of all images, labels and ids."
+        "A hash of all images, labels and ids, computed once."
         return content_id(self.name, self.classes, *(
             [hashlib.sha256(split.images.numpy().tobytes()).hexdigest(), split.labels.tolist(), split.ids]
             for split in (self.train, self.test)))
