@@ -22,7 +22,7 @@ setup(
     url=settings["git_url"],
     keywords=settings["keywords"],
     packages=find_packages(include=["semsim", "semsim.*"]),
-    package_data={"semsim": ["weights/*", "templates/*"]},
+    package_data={"semsim": ["weights/*", "templates/*", "recipes/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split(), "clip": settings["clip_requirements"].split()},

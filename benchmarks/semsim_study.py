@@ -7,6 +7,7 @@ VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import time
@@ -301,7 +302,10 @@ def main():
     about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=dict(corpus.originals), reconstructions=len(material.table),
                  attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
     with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
-    if args.ship: ship(metric, make_metric(place, args.work, ablation["resnet18 from scratch (the paper's)"]))
+    if not args.ship: return
+    rows, paper = tables["ablation"].set_index("variant"), "resnet18 from scratch (the paper's)"
+    ship("semsim-cifar10-panel", metric, args.into, rows.loc[rows.auc_within.idxmax()], judged_line(tables["results"]))
+    ship("recipe2309-cifar10-panel", make_metric(place, args.work, ablation[paper]), args.into, rows.loc[paper])
 
 
 def higher_of(columns):
@@ -310,11 +314,38 @@ def higher_of(columns):
     return directions([name for name in columns if name != "panel A confidence"]) | {"panel A confidence": True}
 
 
-def ship(metric, paper):
-    "Write the two metrics into the package."
-    for name, one in (("semsim-cifar10-panel", metric), ("recipe2309-cifar10-panel", paper)):
-        one.card["name"] = name
-        one.save(Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors")
+CARD = """# {name}
+
+A SemSim network, in half precision: a distance between an original and its reconstruction, lower = more leakage.
+
+- Annotators: **{annotator}**, two fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's, never a person's.{paper}
+- Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on), classifiers `lenet` trained on one half of CIFAR-10's
+  training images, the panel on another part. CIFAR-10 is for research use; no image of it is in this file.
+- Recipe: {recipe}; loss {first:.3f} to {last:.3f}.
+- Agreement, on the calibration split with the panel that taught it: AUC within an original {auc_within:.3f} [{low:.3f}, {high:.3f}], {n} originals.{judged}
+- Limits: 32 x 32 pixels (others are resized); ten classes of everyday things; one attacked architecture; negatives that are ruins of pictures, hardly ever pictures of
+  something else; it can be fooled by small changes made for it. The page nbs/results/semsim.ipynb has all of it.
+- SHA-256 of the file: {digest}
+"""
+
+
+def ship(name, metric, into, ablation, judged=""):
+    "Write a metric and its model card into the package."
+    path, about = Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors", json.loads((into / "study.json").read_text())
+    metric.card["name"] = name
+    metric.save(path)
+    recipe = ", ".join(f"{key} {metric.card[key]}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
+    paper = "\n  The recipe is that of arXiv 2309.13038 with fewer epochs; **these are not the authors' weights**." if name.startswith("recipe2309") else ""
+    text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
+                       **ablation[["auc_within", "low", "high", "n"]].to_dict(), paper=paper, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    with atomic_path(path.with_suffix(".md")) as temporary: temporary.write_text(text)
+
+
+def judged_line(results):
+    "How the metric agrees with the panel that did not teach it."
+    row = results.set_index("metric").loc["semsim"]
+    return (f"\n- Agreement, on {row.originals} other originals with panel B (probes on VGG16), which did not teach it: AUC within an original {row['auc within']:.3f} "
+            f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} [{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs}.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'FORMAT', 'Calibration', 'fit_calibration', 'SemSim', 'register_metric']
 
-# %% ../nbs/31_semsim.ipynb #6a11167f
+# %% ../nbs/31_semsim.ipynb #afaaaa03
 import warnings
 from dataclasses import asdict, dataclass
 
@@ -20,7 +20,7 @@ from .metrics import METRICS, Metric, l2
 from .models import build_classifier, load_hashed, save_hashed, with_weights
 from .networks import Embedder
 
-# %% ../nbs/31_semsim.ipynb #6cf2b7ce
+# %% ../nbs/31_semsim.ipynb #d46c0f9e
 @dataclass(frozen=True)
 class Calibration:
     "How probable it is, at a distance, that an annotator recognises the original."
@@ -56,7 +56,7 @@ def fit_calibration(distances:Tensor, # (B,) lower = more leakage
     number = len(set(owners.tolist() if isinstance(owners, Tensor) else owners)) if owners is not None else len(recognised)
     return Calibration(annotator, fitted.intercept_[0].item() + slope.item() * mean.item(), slope.item(), len(recognised), number)
 
-# %% ../nbs/31_semsim.ipynb #c71a1cdd
+# %% ../nbs/31_semsim.ipynb #42f86cba
 SHIPPED = "semsim-cifar10-panel" # what `SemSim.load()` gives
 FORMAT = "semsim-2"
 
@@ -156,9 +156,11 @@ class SemSim(nn.Module):
         path = name if str(name).endswith(".safetensors") else weights_file(str(name))[0]
         tensors, card = load_hashed(path)
         if card.get("format") != FORMAT: raise InputError(f"{path}: not a SemSim checkpoint of this version (format {card.get('format')!r}, expected {FORMAT!r}); train it again")
-        return with_weights(cls(card), {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
+        try: metric = cls(card)
+        except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; train it again") from None
+        return with_weights(metric, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
 
-# %% ../nbs/31_semsim.ipynb #70bf113e
+# %% ../nbs/31_semsim.ipynb #6e474502
 def register_metric(metric:SemSim,
                     name:str="semsim", # of its column; its probability is `name[probability]`
                    ):

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import namedtuple
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from semsim.core import load_tensors, save_tensors, write_image
 from semsim.data import Split, load_dataset, pick, write_reconstructions
 from semsim.models import build_classifier, save_classifier
-from semsim.semsim import SemSim
+from semsim.semsim import Calibration, SemSim
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "COLUMNS": "200"}
@@ -30,7 +31,7 @@ Ended = namedtuple("Ended", "code out err")
 # Imports once what every command needs, then runs each command in a fork of itself.
 SERVER = """
 import json, os, resource, signal, sys, traceback
-import torch, semsim.report, semsim.semsim, semsim.study
+import torch, semsim.report, semsim.semsim, semsim.study, semsim.teaching
 from semsim.cli import main
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -183,7 +184,8 @@ def checkpoint(size=32, nan=False):
     "Writes an untrained SemSim."
 
     def write(folder):
-        metric = SemSim(dict(arch="resnet20-0.5", channels=1, size=size, mean=[0.5], std=[0.25], seed=0))
+        metric = SemSim(dict(arch="resnet20-0.5", channels=1, size=size, mean=[0.5], std=[0.25], seed=0, init="he"))
+        metric.card["calibration"] = asdict(Calibration("three testers", 2.0, 4.0, 10, 5))
         if nan:
             next(metric.parameters()).data.view(-1)[7] = torch.nan
         metric.save(folder / "metric.safetensors")
@@ -195,7 +197,52 @@ def test_score_with_a_checkpoint(recs, semsim):
     checkpoint()(recs.parent)
     ended = semsim("score", "recs", "recs", "--semsim", "metric.safetensors", "--sort", "semsim", "--fail-above", "semsim", 2)
     assert ended.code == 1 and ended.err == ""
-    assert pd.read_csv(recs.parent / "scores/scores.csv").semsim.between(0, 2).all()
+    table = pd.read_csv(recs.parent / "scores/scores.csv")
+    assert table.semsim.between(0, 2).all()
+    np.testing.assert_allclose(table["semsim[probability]"], 1 / (1 + np.exp(4 * table.semsim - 2)), rtol=1e-5)
+    assert "the probability that three testers recognises a picture" in ended.out and "of 6 reconstructions of 6 originals leak" in ended.out
+
+
+def test_score_says_whose_probability_it_is(scored):
+    assert "semsim[probability] is the probability that machine panel A recognises a picture" in scored[1].out
+    assert pd.read_csv(scored[0] / "scores/scores.csv")["semsim[probability]"].between(0, 1).all()
+
+
+def test_a_checkpoint_of_another_size_resizes_and_says_so_once(recs, semsim):
+    checkpoint(size=16)(recs.parent)
+    ended = semsim("score", "recs", "recs", "--semsim", "metric.safetensors")
+    assert ended.code == 0 and ended.err.count("are resized to 16 x 16") == 1
+
+
+# Training
+
+
+def write_sorted(folder, originals=10):
+    "Pictures in the published layout of images that people sorted: odd models recognizable, even ones not."
+    digits, random = pick(load_dataset("digits", size=32).test, originals), torch.Generator().manual_seed(0)
+    for row, (image, label) in enumerate(zip(digits.images.expand(-1, 3, -1, -1), digits.labels.tolist()), 1):
+        home = {sign: folder / "train_with_ori" / f"{sign}{row}" for sign in ("", "-")}
+        write_image(image, home[""] / f"{row}_{label}_ori.png")
+        for number in range(1, 15):
+            noise = torch.rand(image.shape, generator=random)
+            write_image(torch.lerp(image, noise, 0.2 if number % 2 else 0.9), home["" if number % 2 else "-"] / f"{row}_{label}_rec_{number % 4}_{number}.png")
+    return folder
+
+
+def test_train_on_sorted_images_then_score_data_sets(semsim, tmp_path):
+    write_sorted(tmp_path / "human_anno_id")
+    (tmp_path / "settings.yaml").write_text("name: mine\narchive: human_anno_id\noriginals: 10\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n")
+    ended = semsim("train", "settings.yaml", "--out", "out")
+    assert ended.code == 0, ended.err
+    assert "learnt from people (the released flag" in ended.out and (tmp_path / "out/training_table.parquet").is_file() and (tmp_path / "out/training.json").is_file()
+    assert "resumes" not in ended.err and SemSim.load(tmp_path / "out/mine.safetensors").calibration.originals == 2
+    for number in (1, 2):
+        write_pairs(tmp_path / f"data{number}")
+        (tmp_path / f"data{number}/recs").rename(tmp_path / f"data{number}/a model")
+    ended = semsim("archive", "data1", "data2", "--semsim", "out/mine.safetensors", "--out", "table.csv")
+    assert ended.code == 0, ended.err
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.data.tolist() == ["data1", "data2"] and table.model.tolist() == ["a model"] * 2 and table.n.tolist() == [6, 6] and table.recognised.between(0, 1).all()
 
 
 # Bad input
@@ -257,7 +304,9 @@ BAD_INPUT = {
     ),
     "text-as-checkpoint": (lambda folder: (folder / "metric.safetensors").write_text("no weights"), WITH_METRIC, ["metric.safetensors", "safetensors"]),
     "checkpoint-of-other-arch": (other_arch, WITH_METRIC, ["metric.safetensors"]),
-    "checkpoint-of-other-size": (checkpoint(size=16), WITH_METRIC, ["(1, 32, 32)", "(1, 16, 16)"]),
+    "no-settings": (None, ("train", "nowhere.yaml"), ["nowhere.yaml", "no such file"]),
+    "two-sources": (lambda folder: (folder / "two.yaml").write_text("archive: a\nfolder: b\n"), ("train", "two.yaml"), ["two.yaml", "one source"]),
+    "unknown-setting": (lambda folder: (folder / "one.yaml").write_text("archive: a\nrecipes: {}\n"), ("train", "one.yaml"), ["'recipes'", "recipe"]),
     "out-is-a-file": (lambda folder: (folder / "file").touch(), (*SCORE, "--out", "file"), ["file"]),
     "out-in-a-file": (lambda folder: (folder / "file").touch(), (*SCORE, "--out", "file/scores"), ["file"]),
     "out-not-writable": (None, (*SCORE, "--out", "/proc/scores"), ["/proc/scores"]),  # not even by root
