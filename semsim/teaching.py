@@ -6,8 +6,9 @@
 __all__ = ['SOURCES', 'Material', 'divided', 'from_table', 'from_folder', 'from_archive', 'from_corpus', 'teach', 'read_config',
            'material_of', 'learn']
 
-# %% ../nbs/38_teaching.ipynb #1fe28b4d
+# %% ../nbs/38_teaching.ipynb #1b9cec90
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from .data import Split, stack_images
 from .learning import Recipe, check_recipe, train_semsim
 from .semsim import SemSim, fit_calibration
 
-# %% ../nbs/38_teaching.ipynb #519d38df
+# %% ../nbs/38_teaching.ipynb #4c75eb8e
 @dataclass(frozen=True)
 class Material:
     "What a SemSim is taught with."
@@ -45,6 +46,7 @@ def divided(table:pd.DataFrame, # with a column original
             seed:int=0,
            ) -> pd.DataFrame: # with a column split
     "Divide a table by original, into train and calibrate."
+    check_name("column of the annotation table", "original", table.columns)
     names = sorted(table.original.unique())
     count = round(calibrate * len(names))
     if count < 1 or count == len(names): raise InputError(f"{len(names)} originals cannot be divided into train and calibrate; give more")
@@ -52,7 +54,7 @@ def divided(table:pd.DataFrame, # with a column original
     kept = {names[row] for row in order[:count]}
     return table.assign(split=["calibrate" if name in kept else "train" for name in table.original])
 
-# %% ../nbs/38_teaching.ipynb #4edc7446
+# %% ../nbs/38_teaching.ipynb #29337dfe
 def from_table(table:pd.DataFrame, # original, label, original_path, reconstruction_path, recognised
                annotator:str, # who recognised
                size:int=32, # side in pixels that all images are brought to
@@ -62,10 +64,13 @@ def from_table(table:pd.DataFrame, # original, label, original_path, reconstruct
     for name in ("original", "original_path", "reconstruction_path", "recognised"): check_name("column of the annotation table", name, table.columns)
     table = divided(table.reset_index(drop=True), seed=seed)
     first = table.drop_duplicates("original")
+    own = read_image(table.original_path.iloc[0]).shape[1:]
+    if own != (size, size): warnings.warn(f"images of {own[0]} x {own[1]} pixels are resized to {size} x {size} for the training")
     read = lambda paths: stack_images({str(path): read_image(path, 3, size) for path in paths})
     labels = first.label if "label" in first else [0] * len(first)
     return Material(Split(read(first.original_path), torch.tensor(list(labels)), tuple(first.original)), read(table.reconstruction_path), table, annotator)
 
+# %% ../nbs/38_teaching.ipynb #bd84dc54
 def from_folder(folder, # labelled with `semsim annotate`
                 annotator:str, # who labelled
                 protocol:str="name", # of the labelling
@@ -95,7 +100,7 @@ def from_corpus(settings:dict, # see `read_corpus`
     table, images, originals = make_corpus(read_corpus(settings), folder, executor)
     return Material(originals, images, table.assign(recognised=table[f"recognised_{teacher}"]), f"machine panel {teacher}")
 
-# %% ../nbs/38_teaching.ipynb #c5ae65ed
+# %% ../nbs/38_teaching.ipynb #9a854dac
 def teach(material:Material,
           recipe:Recipe=Recipe(),
           checkpoint=None, # see `train_semsim`
@@ -112,7 +117,7 @@ def teach(material:Material,
     metric.card["calibration"] = asdict(fit_calibration(distances, shares[other], material.annotator, owners[other]))
     return metric
 
-# %% ../nbs/38_teaching.ipynb #2b68a991
+# %% ../nbs/38_teaching.ipynb #f9cb51a1
 SOURCES = ("corpus", "folder", "archive")
 
 def read_config(path # a YAML file
@@ -123,11 +128,12 @@ def read_config(path # a YAML file
     try: config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error: raise InputError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(config, dict): raise InputError(f"{path}: expected settings by name")
-    for name in config: check_name("setting", name, ["name", "teacher", "annotator", "protocol", "recipe", *SOURCES])
+    for name in config: check_name("setting", name, ["name", "teacher", "annotator", "protocol", "originals", "recipe", *SOURCES])
     given = [name for name in SOURCES if name in config]
     if len(given) != 1: raise InputError(f"{path}: name one source of {', '.join(SOURCES)}; it names {', '.join(given) or 'none'}")
     return config
 
+# %% ../nbs/38_teaching.ipynb #750a2e63
 def material_of(config:dict, # from `read_config`
                 folder, # where units are kept
                 data=None, # in place of the corpus's data
@@ -135,7 +141,7 @@ def material_of(config:dict, # from `read_config`
                ) -> Material:
     "The material that a file of settings asks for."
     if "corpus" in config: return from_corpus(config["corpus"] | ({"data": str(data)} if data else {}), folder, config.get("teacher", "A"), executor)
-    if "archive" in config: return from_archive(data or config["archive"])
+    if "archive" in config: return from_archive(data or config["archive"], config.get("originals", 600))
     return from_folder(data or config["folder"], config.get("annotator", "the annotators"), config.get("protocol", "name"))
 
 def learn(path, # a YAML file of settings
