@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'FORMAT', 'Calibration', 'fit_calibration', 'SemSim', 'register_metric']
 
-# %% ../nbs/31_semsim.ipynb #afaaaa03
+# %% ../nbs/31_semsim.ipynb #5030ea42
 import warnings
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import InputError, check_images, read_image, weights_file
@@ -20,7 +21,7 @@ from .metrics import METRICS, Metric, l2
 from .models import build_classifier, load_hashed, save_hashed, with_weights
 from .networks import Embedder
 
-# %% ../nbs/31_semsim.ipynb #d46c0f9e
+# %% ../nbs/31_semsim.ipynb #55b14d02
 @dataclass(frozen=True)
 class Calibration:
     "How probable it is, at a distance, that an annotator recognises the original."
@@ -56,7 +57,7 @@ def fit_calibration(distances:Tensor, # (B,) lower = more leakage
     number = len(set(owners.tolist() if isinstance(owners, Tensor) else owners)) if owners is not None else len(recognised)
     return Calibration(annotator, fitted.intercept_[0].item() + slope.item() * mean.item(), slope.item(), len(recognised), number)
 
-# %% ../nbs/31_semsim.ipynb #42f86cba
+# %% ../nbs/31_semsim.ipynb #29c40c07
 SHIPPED = "semsim-cifar10-panel" # what `SemSim.load()` gives
 FORMAT = "semsim-2"
 
@@ -96,71 +97,80 @@ class SemSim(nn.Module):
         "The distance of each pair; it has a derivative."
         return (self.embed(originals) - self.embed(reconstructions)).norm(dim=1)
 
-    @property
-    def calibration(self): # a `Calibration`
-        "Whose probability `probability` is."
-        if "calibration" not in self.card: raise InputError("this SemSim was never calibrated; call calibrate with a table of answers")
-        return Calibration(**self.card["calibration"])
+# %% ../nbs/31_semsim.ipynb #bb759ad8
+@patch(as_prop=True)
+def calibration(self:SemSim): # a `Calibration`
+    "Whose probability `probability` is."
+    if "calibration" not in self.card: raise InputError("this SemSim was never calibrated; call calibrate with a table of answers")
+    return Calibration(**self.card["calibration"])
 
-    def probability(self,
-                    originals:Tensor, # (B,C,H,W) in [0,1]
-                    reconstructions:Tensor, # (B,C,H,W) in [0,1]
-                   ) -> Tensor: # (B,) in [0,1]; higher = more leakage
-        "P(the annotator of the calibration recognises it): for the shipped metric a machine panel."
-        return self.calibration(self(originals, reconstructions))
+@patch
+def probability(self:SemSim,
+                originals:Tensor, # (B,C,H,W) in [0,1]
+                reconstructions:Tensor, # (B,C,H,W) in [0,1]
+               ) -> Tensor: # (B,) in [0,1]; higher = more leakage
+    "P(the annotator of the calibration recognises it): for the shipped metric a machine panel."
+    return self.calibration(self(originals, reconstructions))
 
-    @torch.no_grad()
-    def score(self,
-              originals:Tensor, # (O,C,H,W) in [0,1]
-              reconstructions:Tensor, # (B,C,H,W) in [0,1]
-              owners:Tensor=None, # (B,) the original's row for each reconstruction; None for row by row
-             ) -> Tensor: # (B,) in [0,2]; lower = more leakage
-        "The distance of each pair, checked and in batches; each image is embedded once."
-        check_images(originals, "originals"), check_images(reconstructions, "reconstructions")
-        if owners is None and len(originals) != len(reconstructions):
-            raise InputError(f"{len(originals)} originals, but {len(reconstructions)} reconstructions; they must match, or name the owners")
-        seen, found = (torch.cat([self.embed(part) for part in images.split(256)]) for images in (originals, reconstructions))
-        return (seen[slice(None) if owners is None else owners] - found).norm(dim=1)
+# %% ../nbs/31_semsim.ipynb #a4ee2d16
+@patch
+@torch.no_grad()
+def score(self:SemSim,
+          originals:Tensor, # (O,C,H,W) in [0,1]
+          reconstructions:Tensor, # (B,C,H,W) in [0,1]
+          owners:Tensor=None, # (B,) the original's row for each reconstruction; None for row by row
+         ) -> Tensor: # (B,) in [0,2]; lower = more leakage
+    "The distance of each pair, checked and in batches; each image is embedded once."
+    check_images(originals, "originals"), check_images(reconstructions, "reconstructions")
+    if owners is None and len(originals) != len(reconstructions):
+        raise InputError(f"{len(originals)} originals, but {len(reconstructions)} reconstructions; they must match, or name the owners")
+    seen, found = (torch.cat([self.embed(part) for part in images.split(256)]) for images in (originals, reconstructions))
+    return (seen[slice(None) if owners is None else owners] - found).norm(dim=1)
 
-    def read_pairs(self,
-                   answers:pd.DataFrame, # columns original_path, reconstruction_path
-                  ) -> tuple: # (originals (O,C,H,W), reconstructions (B,C,H,W), owners (B,))
-        "The images of an annotation table, resized as in training."
-        lacking = {"original_path", "reconstruction_path"} - set(answers)
-        if lacking: raise InputError(f"the annotation table has no column {' and none '.join(sorted(lacking))}; it must say where originals and reconstructions are")
-        owners, originals = pd.factorize(answers.original_path)
-        channels, size = self.card["channels"], self.card["size"]
-        images = [stack_images({str(path): read_image(path, channels, size) for path in paths}) for paths in (originals, answers.reconstruction_path)]
-        return *images, torch.from_numpy(owners)
+# %% ../nbs/31_semsim.ipynb #a1ca3acc
+@patch
+def read_pairs(self:SemSim,
+               answers:pd.DataFrame, # columns original_path, reconstruction_path
+              ) -> tuple: # (originals (O,C,H,W), reconstructions (B,C,H,W), owners (B,))
+    "The images of an annotation table, resized as in training."
+    lacking = {"original_path", "reconstruction_path"} - set(answers)
+    if lacking: raise InputError(f"the annotation table has no column {' and none '.join(sorted(lacking))}; it must say where originals and reconstructions are")
+    owners, originals = pd.factorize(answers.original_path)
+    channels, size = self.card["channels"], self.card["size"]
+    images = [stack_images({str(path): read_image(path, channels, size) for path in paths}) for paths in (originals, answers.reconstruction_path)]
+    return *images, torch.from_numpy(owners)
 
-    def calibrate(self,
-                  answers:pd.DataFrame, # an annotation table: original_path, reconstruction_path, recognised (a share in [0,1])
-                  annotator:str, # who answered: "twenty students"
-                 ): # the same metric
-        "Make `probability` that of the annotators who answered."
-        if "recognised" not in answers: raise InputError(f"the annotation table has no column recognised; it has {', '.join(answers)}")
-        originals, reconstructions, owners = self.read_pairs(answers)
-        found = fit_calibration(self.score(originals, reconstructions, owners), torch.tensor(answers.recognised.to_numpy(float)), annotator, owners)
-        self.card["calibration"] = asdict(found)
-        return self
+@patch
+def calibrate(self:SemSim,
+              answers:pd.DataFrame, # an annotation table: original_path, reconstruction_path, recognised (a share in [0,1])
+              annotator:str, # who answered: "twenty students"
+             ): # the same metric
+    "Make `probability` that of the annotators who answered."
+    if "recognised" not in answers: raise InputError(f"the annotation table has no column recognised; it has {', '.join(answers)}")
+    originals, reconstructions, owners = self.read_pairs(answers)
+    found = fit_calibration(self.score(originals, reconstructions, owners), torch.tensor(answers.recognised.to_numpy(float)), annotator, owners)
+    self.card["calibration"] = asdict(found)
+    return self
 
-    def save(self, path): # a .safetensors file
-        "Write weights, in half precision, and card, whole or not at all."
-        save_hashed(path, {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in self.state_dict().items()}, self.card | {"format": FORMAT})
+# %% ../nbs/31_semsim.ipynb #2de99946
+@patch
+def save(self:SemSim, path): # a .safetensors file
+    "Write weights, in half precision, and card, whole or not at all."
+    save_hashed(path, {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in self.state_dict().items()}, self.card | {"format": FORMAT})
 
-    @classmethod
-    def load(cls,
-             name=SHIPPED, # the name of a shipped metric, or a file that `save` wrote
-            ): # a `SemSim` in eval mode
-        "Read a metric: the shipped one, another that ships, or your own."
-        path = name if str(name).endswith(".safetensors") else weights_file(str(name))[0]
-        tensors, card = load_hashed(path)
-        if card.get("format") != FORMAT: raise InputError(f"{path}: not a SemSim checkpoint of this version (format {card.get('format')!r}, expected {FORMAT!r}); train it again")
-        try: metric = cls(card)
-        except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; train it again") from None
-        return with_weights(metric, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
+@patch(cls_method=True)
+def load(cls:SemSim,
+         name=SHIPPED, # the name of a shipped metric, or a file that `save` wrote
+        ): # a `SemSim` in eval mode
+    "Read a metric: the shipped one, another that ships, or your own."
+    path = name if str(name).endswith(".safetensors") else weights_file(str(name))[0]
+    tensors, card = load_hashed(path)
+    if card.get("format") != FORMAT: raise InputError(f"{path}: not a SemSim checkpoint of this version (format {card.get('format')!r}, expected {FORMAT!r}); train it again")
+    try: metric = cls(card)
+    except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; train it again") from None
+    return with_weights(metric, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
 
-# %% ../nbs/31_semsim.ipynb #6e474502
+# %% ../nbs/31_semsim.ipynb #44b769a4
 def register_metric(metric:SemSim,
                     name:str="semsim", # of its column; its probability is `name[probability]`
                    ):

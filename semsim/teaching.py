@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'Material', 'divided', 'from_table', 'from_folder', 'from_archive', 'from_corpus', 'teach', 'read_config',
            'material_of', 'learn']
 
-# %% ../nbs/38_teaching.ipynb #1b9cec90
+# %% ../nbs/38_teaching.ipynb #ffafd673
 import json
 import warnings
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ from .data import Split, stack_images
 from .learning import Recipe, check_recipe, train_semsim
 from .semsim import SemSim, fit_calibration
 
-# %% ../nbs/38_teaching.ipynb #4c75eb8e
+# %% ../nbs/38_teaching.ipynb #9c1e3cb3
 @dataclass(frozen=True)
 class Material:
     "What a SemSim is taught with."
@@ -54,7 +54,7 @@ def divided(table:pd.DataFrame, # with a column original
     kept = {names[row] for row in order[:count]}
     return table.assign(split=["calibrate" if name in kept else "train" for name in table.original])
 
-# %% ../nbs/38_teaching.ipynb #29337dfe
+# %% ../nbs/38_teaching.ipynb #cda4d89a
 def from_table(table:pd.DataFrame, # original, label, original_path, reconstruction_path, recognised
                annotator:str, # who recognised
                size:int=32, # side in pixels that all images are brought to
@@ -70,7 +70,7 @@ def from_table(table:pd.DataFrame, # original, label, original_path, reconstruct
     labels = first.label if "label" in first else [0] * len(first)
     return Material(Split(read(first.original_path), torch.tensor(list(labels)), tuple(first.original)), read(table.reconstruction_path), table, annotator)
 
-# %% ../nbs/38_teaching.ipynb #bd84dc54
+# %% ../nbs/38_teaching.ipynb #c97a9128
 def from_folder(folder, # labelled with `semsim annotate`
                 annotator:str, # who labelled
                 protocol:str="name", # of the labelling
@@ -100,7 +100,7 @@ def from_corpus(settings:dict, # see `read_corpus`
     table, images, originals = make_corpus(read_corpus(settings), folder, executor)
     return Material(originals, images, table.assign(recognised=table[f"recognised_{teacher}"]), f"machine panel {teacher}")
 
-# %% ../nbs/38_teaching.ipynb #9a854dac
+# %% ../nbs/38_teaching.ipynb #f234aa76
 def teach(material:Material,
           recipe:Recipe=Recipe(),
           checkpoint=None, # see `train_semsim`
@@ -117,7 +117,7 @@ def teach(material:Material,
     metric.card["calibration"] = asdict(fit_calibration(distances, shares[other], material.annotator, owners[other]))
     return metric
 
-# %% ../nbs/38_teaching.ipynb #f9cb51a1
+# %% ../nbs/38_teaching.ipynb #dff47939
 SOURCES = ("corpus", "folder", "archive")
 
 def read_config(path # a YAML file
@@ -133,7 +133,7 @@ def read_config(path # a YAML file
     if len(given) != 1: raise InputError(f"{path}: name one source of {', '.join(SOURCES)}; it names {', '.join(given) or 'none'}")
     return config
 
-# %% ../nbs/38_teaching.ipynb #750a2e63
+# %% ../nbs/38_teaching.ipynb #029aa208
 def material_of(config:dict, # from `read_config`
                 folder, # where units are kept
                 data=None, # in place of the corpus's data
