@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HARMLESS', 'Suspect', 'suspect', 'fooling_noise', 'shifted', 'share_of', 'audit']
 
-# %% ../nbs/39_fooling.ipynb #9a6c25bf
+# %% ../nbs/39_fooling.ipynb #c0dc59fc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from .core import InputError, check_images, generator
 from .semsim import Calibration
 
-# %% ../nbs/39_fooling.ipynb #9e6d6e85
+# %% ../nbs/39_fooling.ipynb #fefa6215
 @dataclass(frozen=True)
 class Suspect:
     "A distance, and the distance under which it calls an original recognised."
@@ -28,10 +28,10 @@ class Suspect:
 
 def suspect(name:str, distance:Callable, calibration:Calibration) -> Suspect:
     "A distance with the threshold that its calibration gives it."
-    if calibration.slope <= 0: raise InputError(f"{name}: its calibration falls with similarity (slope {calibration.slope:.3g}), so there is no threshold to fool")
+    if calibration.slope <= 0 or calibration.intercept <= 0: raise InputError(f"{name}: its calibration (slope {calibration.slope:.3g}, intercept {calibration.intercept:.3g}) has no distance from which on it says no, so there is no threshold to fool")
     return Suspect(name, distance, calibration.intercept / calibration.slope)
 
-# %% ../nbs/39_fooling.ipynb #82f90f29
+# %% ../nbs/39_fooling.ipynb #9996b59c
 def fooling_noise(one:Suspect,
                   originals:Tensor, # (B,C,H,W) in [0,1]
                   reach:float=16 / 255, # how far a pixel may move from the noise
@@ -39,8 +39,8 @@ def fooling_noise(one:Suspect,
                   seed:int=0, # of the noise
                  ) -> tuple: # ((B,C,H,W) images in [0,1], the noise that they began as)
     "Noise, moved a little so that the metric recognises an original in it."
-    noise = torch.rand(check_images(originals).shape, generator=generator("fooling", seed))
-    images, best, least = noise.clone(), noise.clone(), torch.full((len(noise),), torch.inf)
+    noise = torch.rand(check_images(originals).shape, generator=generator("fooling", seed)).to(originals.device)
+    images, best, least = noise.clone(), noise.clone(), torch.full((len(noise),), torch.inf, device=originals.device)
     for step in range(steps + 1):
         images.requires_grad_()
         distances = one.distance(originals, images)
@@ -51,7 +51,7 @@ def fooling_noise(one:Suspect,
         images = (images.detach() - 2.5 * reach / steps * slope.sign()).clamp(noise - reach, noise + reach).clamp(0, 1)
     return best, noise
 
-# %% ../nbs/39_fooling.ipynb #3e2b2008
+# %% ../nbs/39_fooling.ipynb #52d29fa3
 def shifted(images:Tensor, pixels:int=2) -> Tensor: # the same shape
     "Images moved right and down, the edge repeated."
     return F.pad(images, (pixels, 0, pixels, 0), mode="replicate")[..., :images.shape[2], :images.shape[3]]
@@ -59,7 +59,7 @@ def shifted(images:Tensor, pixels:int=2) -> Tensor: # the same shape
 HARMLESS = {"shifted by 2 pixels": shifted, "mirrored": lambda images: images.flip(3), "a fifth brighter": lambda images: (images * 1.2).clamp(max=1),
             "a fifth darker": lambda images: images * 0.8}
 
-# %% ../nbs/39_fooling.ipynb #2b600ea1
+# %% ../nbs/39_fooling.ipynb #47626078
 def share_of(chosen:Tensor) -> dict: # rate, low, high, n
     "A share with its 95 % Wilson interval."
     low, high = proportion_confint(int(chosen.sum()), len(chosen), method="wilson")
