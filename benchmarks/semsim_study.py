@@ -127,10 +127,21 @@ def ablation_row(name, metric, material, seconds=None):
     table, images, owners = rows_of(material, "calibrate")
     table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
     within = level_values(table, ["semsim"], {"semsim": False}, "original", "auc").loc["semsim"]
-    card, reason = metric.card, audit([suspect("semsim", metric, metric.calibration)], material.originals.images[owners.unique()], reaches=())
-    moved = reason[reason.called == "not recognised"].rate.max()
+    card, moved = metric.card, 1.0  # where even a distance of 0 is called unrecognised
+    if metric.calibration.intercept > 0:
+        found = audit([suspect("semsim", metric, metric.calibration)], material.originals.images[owners.unique()], reaches=())
+        moved = found[found.called == "not recognised"].rate.max()
     return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
                 n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
+
+
+HARMED = 0.05  # the share of originals that a harmless change may make unrecognisable to the metric that ships
+
+
+def chosen(ablation):
+    "The variant that ships: of those that harmless changes do not harm, the one that agrees best within originals."
+    rows = ablation.set_index("variant")
+    return rows[rows.worst_harmless <= HARMED].auc_within.idxmax()
 
 
 def scored(metric, material, split, judge):
@@ -219,7 +230,8 @@ def fooled(metric, material, panel, corpus, work):
     inside, images, owners = rows_of(material, "calibrate")
     with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
     lpips = fit_calibration(far, torch.tensor(inside.recognised.to_numpy(float)), "machine panel A", owners)
-    suspects = [suspect("semsim", metric, metric.calibration), suspect("lpips[alex]", lpips_distance, lpips)]
+    suspects = [suspect("semsim", metric, metric.calibration)]
+    if lpips.slope > 0 and lpips.intercept > 0: suspects.append(suspect("lpips[alex]", lpips_distance, lpips))  # else it calls nothing recognised, and cannot be asked
     test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
     found = audit(suspects, originals.images)
@@ -277,7 +289,7 @@ def main():
         order = sorted(ablation.values(), key=lambda recipe: not recipe.arch.startswith("resnet18"))
         run_tasks(pool, "ablation", make_metric, metric_path, [(place, args.work, recipe) for recipe in order])
     tables["ablation"] = pd.DataFrame([ablation_row(name, make_metric(place, args.work, recipe), material) for name, recipe in ablation.items()])
-    best = ablation[tables["ablation"].set_index("variant").auc_within.idxmax()]
+    best = ablation[chosen(tables["ablation"])]
     with workers() as pool: run_tasks(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
     metric = make_metric(place, args.work, best)
     table = scored(metric, material, "test", "B")
@@ -303,9 +315,8 @@ def main():
                  attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
     with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
     if not args.ship: return
-    rows, paper = tables["ablation"].set_index("variant"), "resnet18 from scratch (the paper's)"
-    ship("semsim-cifar10-panel", metric, args.into, rows.loc[rows.auc_within.idxmax()], judged_line(tables["results"]))
-    ship("recipe2309-cifar10-panel", make_metric(place, args.work, ablation[paper]), args.into, rows.loc[paper])
+    rows = tables["ablation"].set_index("variant")
+    ship("semsim-cifar10-panel", metric, args.into, rows.loc[chosen(tables["ablation"])], judged_line(tables["results"]), refused_line(tables["control"]))
 
 
 def higher_of(columns):
@@ -318,7 +329,7 @@ CARD = """# {name}
 
 A SemSim network, in half precision: a distance between an original and its reconstruction, lower = more leakage.
 
-- Annotators: **{annotator}**, two fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's, never a person's.{paper}
+- Annotators: **{annotator}**, fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's, never a person's.{refused}
 - Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on), classifiers `lenet` trained on one half of CIFAR-10's
   training images, the panel on another part. CIFAR-10 is for research use; no image of it is in this file.
 - Recipe: {recipe}; loss {first:.3f} to {last:.3f}.
@@ -329,23 +340,29 @@ A SemSim network, in half precision: a distance between an original and its reco
 """
 
 
-def ship(name, metric, into, ablation, judged=""):
+def refused_line(control):
+    "Whether the panel that taught it passed the control."
+    noise = control[(control.sent == "noise") & control.annotator.str.startswith("A")]
+    said = ", ".join(f"{row.annotator} refused {row.refused:.0%}" for row in noise.itertuples())
+    return f"\n  Of what attacks made of noise, {said} (95 % are asked for){'' if noise.passes.all() else ': **this panel did not pass its control, and the metric is a first one, to be replaced**'}."
+
+
+def ship(name, metric, into, ablation, judged, refused):
     "Write a metric and its model card into the package."
     path, about = Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors", json.loads((into / "study.json").read_text())
     metric.card["name"] = name
     metric.save(path)
     recipe = ", ".join(f"{key} {metric.card[key]}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
-    paper = "\n  The recipe is that of arXiv 2309.13038 with fewer epochs; **these are not the authors' weights**." if name.startswith("recipe2309") else ""
     text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
-                       **ablation[["auc_within", "low", "high", "n"]].to_dict(), paper=paper, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+                       **ablation[["auc_within", "low", "high", "n"]].to_dict(), refused=refused, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
     with atomic_path(path.with_suffix(".md")) as temporary: temporary.write_text(text)
 
 
 def judged_line(results):
     "How the metric agrees with the panel that did not teach it."
     row = results.set_index("metric").loc["semsim"]
-    return (f"\n- Agreement, on {row.originals} other originals with panel B (probes on VGG16), which did not teach it: AUC within an original {row['auc within']:.3f} "
-            f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} [{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs}.")
+    return (f"\n- Agreement, on {row.originals:.0f} other originals with panel B (probes on VGG16), which did not teach it: AUC within an original {row['auc within']:.3f} "
+            f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} [{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs:.0f}.")
 
 
 if __name__ == "__main__":

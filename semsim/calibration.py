@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reliability', 'expected_calibration_error', 'plot_reliability', 'Leak', 'leak_share', 'answers_needed']
 
-# %% ../nbs/37_calibration.ipynb #be71ba64
+# %% ../nbs/37_calibration.ipynb #8a5107f0
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from torch import Tensor
 from .core import InputError, generator
 from .semsim import fit_calibration
 
-# %% ../nbs/37_calibration.ipynb #12cef507
+# %% ../nbs/37_calibration.ipynb #427d050f
 def reliability(probabilities:Tensor, # (B,) in [0,1]
                 recognised:Tensor, # (B,) True where it was recognised, or the share of annotators who did
                 bins:int=10, # of equal width
@@ -36,7 +36,7 @@ def expected_calibration_error(probabilities:Tensor, recognised:Tensor, bins:int
     table = reliability(probabilities, recognised, bins)
     return float(((table.predicted - table.observed).abs() * table.n).sum() / table.n.sum())
 
-# %% ../nbs/37_calibration.ipynb #cd76eea4
+# %% ../nbs/37_calibration.ipynb #670a21e0
 def plot_reliability(table:pd.DataFrame, # from `reliability`
                      annotator:str, # who recognised
                      error:float, # from `expected_calibration_error`
@@ -48,7 +48,7 @@ def plot_reliability(table:pd.DataFrame, # from `reliability`
     axis.set(xlabel="predicted probability", ylabel=f"share recognised by {annotator}", xlim=(0, 1), ylim=(0, 1), title=f"n = {table.n.sum()}, calibration error {error:.3f}")
     return axis
 
-# %% ../nbs/37_calibration.ipynb #7c766cb6
+# %% ../nbs/37_calibration.ipynb #1d03a3c0
 @dataclass(frozen=True)
 class Leak:
     "How much of a set leaks."
@@ -64,7 +64,7 @@ class Leak:
         return (f"{self.share:.0%} of {self.pairs} reconstructions of {self.originals} originals leak: {self.annotator} would be expected "
                 f"to recognise them ({interval} over originals; the calibration taken as true)")
 
-# %% ../nbs/37_calibration.ipynb #2ae25475
+# %% ../nbs/37_calibration.ipynb #fd2975ae
 def leak_share(probabilities:Tensor, # (B,) from `SemSim.probability`
                annotator:str, # whose probabilities they are
                owners=None, # (B,) which original each pair is of; None: each its own
@@ -81,7 +81,7 @@ def leak_share(probabilities:Tensor, # (B,) from `SemSim.probability`
         low, high = found.confidence_interval
     return Leak(float(sums["sum"].sum() / sums["size"].sum()), float(low), float(high), len(probabilities), len(sums), annotator)
 
-# %% ../nbs/37_calibration.ipynb #9d381a95
+# %% ../nbs/37_calibration.ipynb #2fb9c711
 def answers_needed(distances:Tensor, # (B,) of pairs with answers
                    recognised:Tensor, # (B,) the answers
                    owners, # (B,) which original each pair is of

@@ -213,6 +213,7 @@ class Weights:
 WEIGHTS = {
     "alexnet": Weights({"alexnet_features_fp16.safetensors": "7702633b30f2f986220763f2334eea7115d45dd268a0a1a934c2e4fd1fefb1e7"},
                        "torchvision alexnet().features, ImageNet, BSD-3-Clause"),
+    "semsim-cifar10-panel": Weights({"semsim-cifar10-panel.safetensors": "b67ff296c46f384a051a29a94e7ac228119c9d2a3c26644fef840bf1f4fda3c7"}, "trained on a machine panel's answers, see its model card"),
     "vgg16": Weights({"vgg16_features_fp16.safetensors": "80f5f3810cc8785e10ee768315f094c963576e0cfe21452be73f2f4b27f76e84",
                       "vgg16-397923af.pth": "397923af"}, "torchvision vgg16, ImageNet, BSD-3-Clause", "https://download.pytorch.org/models/vgg16-397923af.pth"),
     "squeezenet": Weights({"squeezenet1_1-b8a52dc0.pth": "b8a52dc0"}, "torchvision squeezenet1_1, ImageNet, BSD-3-Clause",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'FORMAT', 'Calibration', 'fit_calibration', 'SemSim', 'register_metric']
 
-# %% ../nbs/31_semsim.ipynb #5030ea42
+# %% ../nbs/31_semsim.ipynb #3f611a3c
 import warnings
 from dataclasses import asdict, dataclass
 
@@ -21,7 +21,7 @@ from .metrics import METRICS, Metric, l2
 from .models import build_classifier, load_hashed, save_hashed, with_weights
 from .networks import Embedder
 
-# %% ../nbs/31_semsim.ipynb #55b14d02
+# %% ../nbs/31_semsim.ipynb #dabbfced
 @dataclass(frozen=True)
 class Calibration:
     "How probable it is, at a distance, that an annotator recognises the original."
@@ -57,7 +57,7 @@ def fit_calibration(distances:Tensor, # (B,) lower = more leakage
     number = len(set(owners.tolist() if isinstance(owners, Tensor) else owners)) if owners is not None else len(recognised)
     return Calibration(annotator, fitted.intercept_[0].item() + slope.item() * mean.item(), slope.item(), len(recognised), number)
 
-# %% ../nbs/31_semsim.ipynb #29c40c07
+# %% ../nbs/31_semsim.ipynb #b4b13913
 SHIPPED = "semsim-cifar10-panel" # what `SemSim.load()` gives
 FORMAT = "semsim-2"
 
@@ -97,7 +97,7 @@ class SemSim(nn.Module):
         "The distance of each pair; it has a derivative."
         return (self.embed(originals) - self.embed(reconstructions)).norm(dim=1)
 
-# %% ../nbs/31_semsim.ipynb #bb759ad8
+# %% ../nbs/31_semsim.ipynb #c2372996
 @patch(as_prop=True)
 def calibration(self:SemSim): # a `Calibration`
     "Whose probability `probability` is."
@@ -112,7 +112,7 @@ def probability(self:SemSim,
     "P(the annotator of the calibration recognises it): for the shipped metric a machine panel."
     return self.calibration(self(originals, reconstructions))
 
-# %% ../nbs/31_semsim.ipynb #a4ee2d16
+# %% ../nbs/31_semsim.ipynb #96ef18b2
 @patch
 @torch.no_grad()
 def score(self:SemSim,
@@ -127,7 +127,7 @@ def score(self:SemSim,
     seen, found = (torch.cat([self.embed(part) for part in images.split(256)]) for images in (originals, reconstructions))
     return (seen[slice(None) if owners is None else owners] - found).norm(dim=1)
 
-# %% ../nbs/31_semsim.ipynb #a1ca3acc
+# %% ../nbs/31_semsim.ipynb #82f06fee
 @patch
 def read_pairs(self:SemSim,
                answers:pd.DataFrame, # columns original_path, reconstruction_path
@@ -152,7 +152,7 @@ def calibrate(self:SemSim,
     self.card["calibration"] = asdict(found)
     return self
 
-# %% ../nbs/31_semsim.ipynb #2de99946
+# %% ../nbs/31_semsim.ipynb #39f6218c
 @patch
 def save(self:SemSim, path): # a .safetensors file
     "Write weights, in half precision, and card, whole or not at all."
@@ -170,7 +170,7 @@ def load(cls:SemSim,
     except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; train it again") from None
     return with_weights(metric, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
 
-# %% ../nbs/31_semsim.ipynb #44b769a4
+# %% ../nbs/31_semsim.ipynb #38d4e5ef
 def register_metric(metric:SemSim,
                     name:str="semsim", # of its column; its probability is `name[probability]`
                    ):
