@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'FORMAT', 'Calibration', 'fit_calibration', 'SemSim', 'register_metric']
 
-# %% ../nbs/31_semsim.ipynb #3f611a3c
+# %% ../nbs/31_semsim.ipynb #c6b1f4a1
 import warnings
 from dataclasses import asdict, dataclass
 
@@ -21,7 +21,7 @@ from .metrics import METRICS, Metric, l2
 from .models import build_classifier, load_hashed, save_hashed, with_weights
 from .networks import Embedder
 
-# %% ../nbs/31_semsim.ipynb #dabbfced
+# %% ../nbs/31_semsim.ipynb #bd5867ac
 @dataclass(frozen=True)
 class Calibration:
     "How probable it is, at a distance, that an annotator recognises the original."
@@ -37,6 +37,7 @@ class Calibration:
         "The probability that the annotator recognises each."
         return torch.sigmoid(self.intercept - self.slope * distances)
 
+# %% ../nbs/31_semsim.ipynb #7c30f740
 def fit_calibration(distances:Tensor, # (B,) lower = more leakage
                     recognised:Tensor, # (B,) share of the annotators who recognised, in [0,1]
                     annotator:str, # who they are: "machine panel A", "five students"
@@ -57,7 +58,7 @@ def fit_calibration(distances:Tensor, # (B,) lower = more leakage
     number = len(set(owners.tolist() if isinstance(owners, Tensor) else owners)) if owners is not None else len(recognised)
     return Calibration(annotator, fitted.intercept_[0].item() + slope.item() * mean.item(), slope.item(), len(recognised), number)
 
-# %% ../nbs/31_semsim.ipynb #b4b13913
+# %% ../nbs/31_semsim.ipynb #f6de87d9
 SHIPPED = "semsim-cifar10-panel" # what `SemSim.load()` gives
 FORMAT = "semsim-2"
 
@@ -72,18 +73,6 @@ class SemSim(nn.Module):
         self.network.head = nn.Identity()
         self.told = False # of the resizing
 
-    def fitted(self,
-               images:Tensor, # (B,C,H,W) in [0,1]
-              ) -> Tensor: # (B,C,H,W) of the metric's channels and size
-        "Images as it was trained on: grey ones repeated, other sizes resized."
-        channels, size = self.card["channels"], self.card["size"]
-        if images.shape[1] not in (1, channels): raise InputError("colour images, but this SemSim was trained on grey ones; make them grey first")
-        images = images.expand(-1, channels, -1, -1)
-        if images.shape[2:] == (size, size): return images
-        if not self.told: warnings.warn(f"SemSim: images of {images.shape[2]} x {images.shape[3]} pixels are resized to {size} x {size}, as in training")
-        self.told = True
-        return F.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-
     def embed(self,
               images:Tensor, # (B,C,H,W) in [0,1]
              ) -> Tensor: # (B,F), each row of length 1
@@ -97,7 +86,21 @@ class SemSim(nn.Module):
         "The distance of each pair; it has a derivative."
         return (self.embed(originals) - self.embed(reconstructions)).norm(dim=1)
 
-# %% ../nbs/31_semsim.ipynb #c2372996
+# %% ../nbs/31_semsim.ipynb #6f743d7b
+@patch
+def fitted(self:SemSim,
+           images:Tensor, # (B,C,H,W) in [0,1]
+          ) -> Tensor: # (B,C,H,W) of the metric's channels and size
+    "Images as it was trained on: grey ones repeated, other sizes resized."
+    channels, size = self.card["channels"], self.card["size"]
+    if images.shape[1] not in (1, channels): raise InputError("colour images, but this SemSim was trained on grey ones; make them grey first")
+    images = images.expand(-1, channels, -1, -1)
+    if images.shape[2:] == (size, size): return images
+    if not self.told: warnings.warn(f"SemSim: images of {images.shape[2]} x {images.shape[3]} pixels are resized to {size} x {size}, as in training")
+    self.told = True
+    return F.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+# %% ../nbs/31_semsim.ipynb #53f72962
 @patch(as_prop=True)
 def calibration(self:SemSim): # a `Calibration`
     "Whose probability `probability` is."
@@ -112,7 +115,7 @@ def probability(self:SemSim,
     "P(the annotator of the calibration recognises it): for the shipped metric a machine panel."
     return self.calibration(self(originals, reconstructions))
 
-# %% ../nbs/31_semsim.ipynb #96ef18b2
+# %% ../nbs/31_semsim.ipynb #8f2abec6
 @patch
 @torch.no_grad()
 def score(self:SemSim,
@@ -127,7 +130,7 @@ def score(self:SemSim,
     seen, found = (torch.cat([self.embed(part) for part in images.split(256)]) for images in (originals, reconstructions))
     return (seen[slice(None) if owners is None else owners] - found).norm(dim=1)
 
-# %% ../nbs/31_semsim.ipynb #82f06fee
+# %% ../nbs/31_semsim.ipynb #f44590d8
 @patch
 def read_pairs(self:SemSim,
                answers:pd.DataFrame, # columns original_path, reconstruction_path
@@ -152,7 +155,7 @@ def calibrate(self:SemSim,
     self.card["calibration"] = asdict(found)
     return self
 
-# %% ../nbs/31_semsim.ipynb #39f6218c
+# %% ../nbs/31_semsim.ipynb #a8817968
 @patch
 def save(self:SemSim, path): # a .safetensors file
     "Write weights, in half precision, and card, whole or not at all."
@@ -170,7 +173,7 @@ def load(cls:SemSim,
     except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; train it again") from None
     return with_weights(metric, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
 
-# %% ../nbs/31_semsim.ipynb #38d4e5ef
+# %% ../nbs/31_semsim.ipynb #b45045d6
 def register_metric(metric:SemSim,
                     name:str="semsim", # of its column; its probability is `name[probability]`
                    ):
