@@ -64,10 +64,13 @@ def from_table(table:pd.DataFrame, # original, label, original_path, reconstruct
     for name in ("original", "original_path", "reconstruction_path", "recognised"): check_name("column of the annotation table", name, table.columns)
     table = divided(table.reset_index(drop=True), seed=seed)
     first = table.drop_duplicates("original")
-    own = read_image(table.original_path.iloc[0]).shape[1:]
-    if own != (size, size): warnings.warn(f"images of {own[0]} x {own[1]} pixels are resized to {size} x {size} for the training")
+    for paths in (first.original_path, table.reconstruction_path):
+        if paths.duplicated().any(): raise InputError(f"{paths[paths.duplicated()].iloc[0]}: in the table twice; give each picture one row, with the share of the annotators who recognised it")
+    wrong = [shape for path in pd.concat([first.original_path, table.reconstruction_path]) if (shape := read_image(path).shape[1:]) != (size, size)]
+    if wrong: warnings.warn(f"images of another size ({len(wrong)} of {len(first) + len(table)}, the first {wrong[0][0]} x {wrong[0][1]}) are resized to {size} x {size} for the training")
     read = lambda paths: stack_images({str(path): read_image(path, 3, size) for path in paths})
-    labels = first.label if "label" in first else [0] * len(first)
+    labels = first.label if "label" in first else pd.Series([0] * len(first))
+    if not pd.api.types.is_numeric_dtype(labels): labels = pd.factorize(labels)[0] # names of classes
     return Material(Split(read(first.original_path), torch.tensor(list(labels)), tuple(first.original)), read(table.reconstruction_path), table, annotator)
 
 # %% ../nbs/38_teaching.ipynb #c97a9128
@@ -78,7 +81,7 @@ def from_folder(folder, # labelled with `semsim annotate`
                ) -> Material:
     "Material from a folder that people labelled; reconstructions without an answer are left out."
     table, answers = reconstruction_table(folder), read_answers(folder, protocol)
-    items = table.model + "/" + table.original
+    items, answers = table.model + "/" + table.original, answers[answers.role == "item"] # no repeat, no photograph: they only check
     labels = dict(zip(items, table.label if protocol == "name" else [1] * len(table)))
     shares = aggregate(answers[answers["item"].isin(labels)], labels, "mean")
     return from_table(table.assign(recognised=items.map(shares)).dropna(subset=["recognised"]), annotator, **how)
@@ -151,9 +154,9 @@ def learn(path, # a YAML file of settings
          ) -> SemSim:
     "From a file of settings to a metric: the whole of `semsim train`."
     config, out = read_config(path), Path(out)
-    recipe = settings_of(Recipe, config.get("recipe", {}), "recipe")
+    recipe = check_recipe(settings_of(Recipe, config.get("recipe", {}), "recipe")) # now: a corpus takes long
     material = material_of(config, out, data, executor)
-    metric = teach(material, check_recipe(recipe), out/"checkpoint.safetensors")
+    metric = teach(material, recipe, out/"checkpoint.safetensors")
     name = config.get("name", Path(path).stem)
     metric.card["name"] = name
     metric.save(out/f"{name}.safetensors")
