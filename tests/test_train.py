@@ -24,7 +24,7 @@ from semsim.train import train_classifier
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
 
 FROM_PUBLIC_CODE = ["resnet20-0.5-nostride", "resnet20-0.5-unpooled", "densenet40", "irevnet"]
-KINDS = ["lenet", "convnet8", "resnet32-0.5", "resnet50", "mobilenetv2", "mnasnet", "densenet121", "vit", "mlp", "twolp", *FROM_PUBLIC_CODE]
+KINDS = ["lenet", "convnet8", "resnet32-0.5", "resnet50", "resnet18-flat", "alexnet", "alexnet-flat", "mobilenetv2", "mnasnet", "densenet121", "vit", "mlp", "twolp", *FROM_PUBLIC_CODE]
 
 
 @pytest.fixture(scope="module")
