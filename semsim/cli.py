@@ -100,7 +100,7 @@ def leak_line(scores) -> str:
     from semsim.metrics import METRICS
     who = METRICS["semsim[probability]"].measures.removeprefix("P(").removesuffix(" recognises it)")
     found = leak_share(torch.tensor(scores["semsim[probability]"].to_numpy(float)), who, scores.original.astype(str))
-    return f"semsim[probability] is the probability that {who} recognises a picture. {found}."
+    return f"semsim[probability] is the probability that {who} recognises a picture, and nobody else's; what it is worth stands in the metric's card. {found}."
 
 # %% ../nbs/52_cli.ipynb #dbf096da
 @app.command()
