@@ -33,7 +33,7 @@ from semsim.machines import accuracy_when, control_set, control_summary, label_e
 from semsim.networks import LPIPS
 from semsim.scoring import score
 from semsim.semsim import SemSim, fit_calibration
-from semsim.teaching import Material, read_config, teach
+from semsim.teaching import Material, from_corpus, read_config, teach
 from semsim.units import run_tasks, unit, unit_path, workers
 
 RECIPES = Path(__file__).parents[1] / "semsim/recipes"
@@ -61,9 +61,14 @@ DIGITS = dict(
     panels={"A": dict(kind="network", arch="resnet20-0.5", count=60000)}, labels={"A": ["test"]})
 
 
+def settings_at(place):
+    "The settings of a recipe's corpus, on the images in a folder: place = (recipe, folder)."
+    return read_config(place[0])["corpus"] | {"data": str(place[1])}
+
+
 def corpus_of(place):
-    "The corpus of a recipe, on the images in a folder: place = (recipe, folder)."
-    return read_corpus(read_config(place[0])["corpus"] | {"data": str(place[1])})
+    "The corpus of a recipe."
+    return read_corpus(settings_at(place))
 
 
 def small_recipe(path):
@@ -80,8 +85,7 @@ def small_recipe(path):
 
 def material_of(place, work):
     "What panel A teaches."
-    table, images, originals = make_corpus(corpus_of(place), work)
-    return Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel A")
+    return from_corpus(settings_at(place), work, "A")
 
 
 def metric_path(place, work, recipe, left=()):
@@ -122,7 +126,7 @@ def precision_within(table, column, higher):
                 both=len(both), chance_within=np.mean([one.judge.mean() for one in both]))
 
 
-def ablation_row(name, metric, material, seconds=None):
+def ablation_row(name, metric, material):
     "How a metric agrees with panel A on the calibration split."
     table, images, owners = rows_of(material, "calibrate")
     table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
