@@ -24,10 +24,10 @@ from torchvision.utils import make_grid
 from semsim.analysis import group_sentinels
 from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
 from semsim.comparison import compare
-from semsim.core import atomic_path, write_image, write_table
+from semsim.core import atomic_path, read_table, write_image, write_table
 from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
 from semsim.fooling import audit, fooling_noise, suspect
-from semsim.intervals import agreement
+from semsim.intervals import agreement, directions
 from semsim.learning import Recipe
 from semsim.machines import accuracy_when, control_set, control_summary, label_evidence_control
 from semsim.networks import LPIPS
@@ -38,6 +38,7 @@ from semsim.units import run_tasks, unit, unit_path, workers
 
 RECIPES = Path(__file__).parents[1] / "semsim/recipes"
 SMALL = Recipe("alexnet-flat", lr=0.005, epochs=10)
+PAPERS = "resnet18 from scratch (the paper's)"
 ABLATION = {
     "alexnet, places kept": SMALL,
     "  pooled": replace(SMALL, arch="alexnet"),
@@ -48,10 +49,12 @@ ABLATION = {
     "  consistency": replace(SMALL, consistency=0.5),
     "  soft labels, consistency": replace(SMALL, sampler="soft", consistency=0.5),
     "resnet20 half as wide, from scratch": Recipe("resnet20-0.5", epochs=16),
-    "resnet18 from scratch (the paper's)": Recipe("resnet18", epochs=4),
+    PAPERS: Recipe("resnet18", epochs=4),
     "resnet18, places kept": Recipe("resnet18-flat", epochs=4),
 }
-LEFT_OUT = {"attack": "idlg", "variant": "untrained"}
+LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
+COMPARED = ("left_out", "seen", "lpips")  # the metric that did not see something, the one that did, and LPIPS
+HIGHER = {"panel A confidence": True, "semsim[recipe2309]": False, **dict.fromkeys(COMPARED, False)}  # which way columns point that are no metrics
 METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
 DIGITS = dict(
     data="digits", size=32, pools={"victims": 0.4, "A": 0.6}, originals={"test": 100},
@@ -112,9 +115,9 @@ def rows_of(material, split):
     return table.assign(model=table.arch + " " + table.variant + " " + table.attack + " " + table.step.astype(str)), material.images[rows], material.owners[rows]
 
 
-def level_values(table, metrics, higher, level, coefficient):
+def level_values(table, metrics, level, coefficient):
     "A coefficient of each metric at a level, with its interval."
-    found = agreement(table, "judge", metrics, higher, level, n_resamples=2000)
+    found = agreement(table, "judge", metrics, HIGHER, level, n_resamples=2000)
     return found[found.coefficient == coefficient].set_index("metric")
 
 
@@ -126,14 +129,19 @@ def precision_within(table, column, higher):
                 both=len(both), chance_within=np.mean([one.judge.mean() for one in both]))
 
 
+def can_be_asked(calibration, rate):
+    "Whether there is a distance at which P(recognised) is the share that is recognised in all."
+    return calibration.slope > 0 and calibration.intercept > np.log(rate / (1 - rate))
+
+
 def ablation_row(name, metric, material):
     "How a metric agrees with panel A on the calibration split."
     table, images, owners = rows_of(material, "calibrate")
     table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
-    within = level_values(table, ["semsim"], {"semsim": False}, "original", "auc").loc["semsim"]
+    within = level_values(table, ["semsim"], "original", "auc").loc["semsim"]
     card, moved = metric.card, 1.0  # where even a distance of 0 is called unrecognised
-    if metric.calibration.intercept > 0:
-        found = audit([suspect("semsim", metric, metric.calibration)], material.originals.images[owners.unique()], reaches=())
+    if can_be_asked(metric.calibration, table.recognised.mean()):
+        found = audit([suspect("semsim", metric, metric.calibration, table.recognised.mean())], material.originals.images[owners.unique()], reaches=())
         moved = found[found.called == "not recognised"].rate.max()
     return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
                 n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
@@ -148,36 +156,36 @@ def chosen(ablation):
     return rows[rows.worst_harmless <= HARMED].auc_within.idxmax()
 
 
-def scored(metric, material, split, judge):
-    "The table of a split with every metric, and the judge's majority."
+def scored(metric, papers, material, split, judge):
+    "The table of a split with every metric, and the judge's majority; `papers` is the SemSim of the paper's recipe."
     table, images, owners = rows_of(material, split)
     originals, own = owners.unique(return_inverse=True)
     found = score(material.originals.images[originals], images, list(METRICS), owners=own.numpy())
     table = table.assign(**{name: found[name].to_numpy() for name in METRICS}, judge=(table[f"recognised_{judge}"] > 0.5).astype(float), share=table[f"recognised_{judge}"])
-    table["semsim"] = metric.score(material.originals.images, images, owners).numpy()
+    for name, one in (("semsim", metric), ("semsim[recipe2309]", papers)): table[name] = one.score(material.originals.images, images, owners).numpy()
     table["panel A confidence"] = table.get("confidence_A", pd.Series(np.nan, table.index))
     return table.assign(**group_sentinels(table, "judge").fillna(table.judge.mean()))  # the share of all, where a group has nothing else
 
 
-def results_of(table, metrics, higher):
+def results_of(table, metrics):
     "How each metric agrees with the judge: AUC and precision within originals and pooled, rank correlations."
-    auc = {level: level_values(table, metrics, higher, level, "auc") for level in ("original", "image")}
-    rho = {level: level_values(table, metrics, higher, level, "spearman") for level in ("image", "model")}
+    auc = {level: level_values(table, metrics, level, "auc") for level in ("original", "image")}
+    rho = {level: level_values(table, metrics, level, "spearman") for level in ("image", "model")}
     rows = []
     for name in metrics:
         row = dict(metric=name, pairs=len(table), originals=table.original.nunique(), models=table.model.nunique(), share=table.judge.mean())
         for label, found in (("auc within", auc["original"]), ("auc pooled", auc["image"]), ("rho images", rho["image"]), ("rho models", rho["model"])):
             one = found.loc[name]
             row |= {label: one.statistic, f"{label} low": one.low, f"{label} high": one.high}
-        rows.append(row | precision_within(table, name, higher[name]))
+        rows.append(row | precision_within(table, name, directions([name], HIGHER)[name]))
     return pd.DataFrame(rows)
 
 
-def differences_of(table, others, higher):
+def differences_of(table, others):
     "SemSim's lead over other metrics, with cluster-bootstrap intervals over originals."
     rows = []
     for level in ("original", "image"):
-        found = compare(table, "judge", ["semsim", *others], higher, level, "auc", n_resamples=2000)
+        found = compare(table, "judge", ["semsim", *others], HIGHER, level, "auc", n_resamples=2000)
         for row in found.itertuples():
             if "semsim" not in (row.metric, row.other): continue
             sign = 1 if row.metric == "semsim" else -1
@@ -197,17 +205,34 @@ def agreement_of_panels(table):
     return dict(kappa=cohen_kappa_score(a, b), low=np.quantile(found, 0.025), high=np.quantile(found, 0.975), agree=(a == b).mean(), share_A=a.mean(), share_B=b.mean(), n=len(a), originals=len(names))
 
 
-def control_of(corpus, work):
+CONTROL = dict(steps=120, priors=(("tv", 0.05),))  # the attack of the control
+CONTROLLED = 20  # originals, and as many noise images
+
+
+def control_path(place, work, arch, variant):
+    "Where the panels' answers to the control of one attacked classifier live."
+    corpus = corpus_of(place)
+    return unit_path(work, "control", ".parquet", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, arch, variant, CONTROL, CONTROLLED)
+
+
+def make_control(place, work, arch, variant):
+    "Let both panels answer for the control of one attacked classifier, unless that was done."
+    def make(path):
+        corpus = corpus_of(place)
+        originals = corpus_materials(corpus)[2].take(range(min(CONTROLLED, len(corpus_materials(corpus)[2]))))
+        control = control_set({f"{arch} {variant}": make_victim(corpus, work, arch, variant)}, originals, **CONTROL)
+        write_table(pd.concat([label_evidence_control(panel_of(corpus, work, name), control) for name, _ in corpus.panels], ignore_index=True), path)
+    return unit(control_path(place, work, arch, variant), read_table, make)
+
+
+def control_of(place, work):
     "The noise-image control of both panels, and what they name of clean and spoilt pictures."
-    originals = corpus_materials(corpus)[2].take(range(10))
-    models = {f"{arch} {variant}": make_victim(corpus, work, arch, variant) for arch in corpus.victims.archs for variant in ("untrained", "none")}
-    control = control_set(models, originals, steps=120, priors=(("tv", 0.05),))
-    summaries, clean = [], []
-    for name, _ in corpus.panels:
-        panel = panel_of(corpus, work, name)
-        summaries.append(control_summary(label_evidence_control(panel, control)).reset_index())
-        clean.append(accuracy_when(panel, corpus_materials(corpus)[2]).reset_index())
-    return pd.concat(summaries, ignore_index=True), pd.concat(clean, ignore_index=True)
+    corpus = corpus_of(place)
+    tasks = [(place, work, arch, variant) for arch in corpus.victims.archs for variant in ("untrained", "none")]
+    with workers() as pool: run_tasks(pool, "control", make_control, control_path, tasks)
+    answers = pd.concat([make_control(*task) for task in tasks], ignore_index=True)
+    clean = [accuracy_when(panel_of(corpus, work, name), corpus_materials(corpus)[2]).reset_index() for name, _ in corpus.panels]
+    return control_summary(answers).reset_index(), control_summary(answers, ("annotator", "model", "sent")).reset_index(), pd.concat(clean, ignore_index=True)
 
 
 def calibration_of(metric, material, table, images, owners):
@@ -234,8 +259,8 @@ def fooled(metric, material, panel, corpus, work):
     inside, images, owners = rows_of(material, "calibrate")
     with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
     lpips = fit_calibration(far, torch.tensor(inside.recognised.to_numpy(float)), "machine panel A", owners)
-    suspects = [suspect("semsim", metric, metric.calibration)]
-    if lpips.slope > 0 and lpips.intercept > 0: suspects.append(suspect("lpips[alex]", lpips_distance, lpips))  # else it calls nothing recognised, and cannot be asked
+    rate = inside.recognised.mean()  # the share that panel A recognises: where little is recognised, no distance may have P = 0.5
+    suspects = [suspect(name, distance, one, rate) for name, distance, one in (("semsim", metric, metric.calibration), ("lpips[alex]", lpips_distance, lpips)) if can_be_asked(one, rate)]
     test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
     found = audit(suspects, originals.images)
@@ -256,18 +281,17 @@ def leave_out(place, work, recipe, material):
         lpips = score(material.originals.images, images, ["lpips[alex]"], owners=owners.numpy())["lpips[alex]"].to_numpy()
         table = table.assign(judge=(table.recognised_B > 0.5).astype(float), left_out=metric.score(material.originals.images, images, owners).numpy(), seen=full.score(material.originals.images, images, owners).numpy(), lpips=lpips)
         if table.judge.nunique() < 2: continue
-        higher = dict(left_out=False, seen=False, lpips=False)
         for level, name in (("original", "within"), ("image", "pooled")):
-            found = level_values(table, list(higher), higher, level, "auc")
-            rows += [dict(unseen=f"{column} {value}", metric=one, level=name, auc=found.loc[one].statistic, low=found.loc[one].low, high=found.loc[one].high, n=found.loc[one].n, pairs=len(table), share=table.judge.mean()) for one in higher]
+            found = level_values(table, list(COMPARED), level, "auc")
+            rows += [dict(unseen=f"{column} {value}", metric=one, level=name, auc=found.loc[one].statistic, low=found.loc[one].low, high=found.loc[one].high, n=found.loc[one].n, pairs=len(table), share=table.judge.mean()) for one in COMPARED]
     return pd.DataFrame(rows)
 
 
-def digits_of(metric, work):
+def digits_of(metric, papers, work):
     "What SemSim is worth on digits, of which it never saw any."
     table, images, originals = make_corpus(read_corpus(DIGITS), work)
     material = Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel on digits")
-    return scored(metric, material, "test", "A").drop(columns=["panel A confidence"]), material
+    return scored(metric, papers, material, "test", "A").drop(columns=["panel A confidence"]), material
 
 
 def digits_sheet(table, material, count=8):
@@ -295,38 +319,32 @@ def main():
     tables["ablation"] = pd.DataFrame([ablation_row(name, make_metric(place, args.work, recipe), material) for name, recipe in ablation.items()])
     best = ablation[chosen(tables["ablation"])]
     with workers() as pool: run_tasks(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
-    metric = make_metric(place, args.work, best)
-    table = scored(metric, material, "test", "B")
+    metric, papers = make_metric(place, args.work, best), make_metric(place, args.work, ablation.get(PAPERS, best))
+    table = scored(metric, papers, material, "test", "B")
     _, images, owners = rows_of(material, "test")
-    columns = ["semsim", *METRICS, "panel A confidence", "sentinel[label]", "sentinel[model]"]
-    higher = {"panel A confidence": True}
-    tables["results"] = results_of(table, columns, {**dict.fromkeys(columns, True), **higher_of(columns)})
-    tables["differences"] = differences_of(table, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr", "panel A confidence"], higher)
-    tables["control"], tables["clean"] = control_of(corpus, args.work)
+    columns = ["semsim", "semsim[recipe2309]", *METRICS, "panel A confidence", "sentinel[label]", "sentinel[model]"]
+    tables["results"] = results_of(table, columns)
+    tables["differences"] = differences_of(table, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr", "panel A confidence"])
+    tables["control"], tables["control_models"], tables["clean"] = control_of(place, args.work)
     tables["calibration"], tables["reliability"] = calibration_of(metric, material, table, images, owners)
     tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
     tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, "B", corpus, args.work)
     tables["left_out"] = leave_out(place, args.work, best, material)
-    digits, digits_material = digits_of(metric, args.work)
+    digits, digits_material = digits_of(metric, papers, args.work)
     write_image(digits_sheet(digits, digits_material), args.into / "digits.png")
     some = [name for name in columns if name != "panel A confidence"]
-    tables["digits"] = results_of(digits, some, {**dict.fromkeys(some, True), **higher_of(some)})
-    tables["digits_differences"] = differences_of(digits, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr"], higher)
+    tables["digits"] = results_of(digits, some)
+    tables["digits_differences"] = differences_of(digits, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr"])
     leak = leak_share(metric.calibration(torch.tensor(table.semsim.to_numpy())), metric.calibration.annotator, pd.factorize(table.original)[0])
     for name, one in tables.items(): write_table(one, args.into / f"{name}.csv")
-    write_table(material.table.drop(columns="recognised"), args.into / "training_table.csv")
-    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=dict(corpus.originals), reconstructions=len(material.table),
+    write_table(material.table.drop(columns="recognised"), args.into / "training_table.parquet")
+    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=dict(corpus.originals), archs=corpus.victims.archs, reconstructions=len(material.table),
                  attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
     with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
     if not args.ship: return
-    rows = tables["ablation"].set_index("variant")
-    ship("semsim-cifar10-panel", metric, args.into, rows.loc[chosen(tables["ablation"])], judged_line(tables["results"]), refused_line(tables["control"]))
-
-
-def higher_of(columns):
-    "Which of the columns point which way."
-    from semsim.intervals import directions
-    return directions([name for name in columns if name != "panel A confidence"]) | {"panel A confidence": True}
+    rows, refused = tables["ablation"].set_index("variant"), refused_line(tables["control"])
+    ship("semsim-cifar10-panel", metric, args.into, rows.loc[chosen(tables["ablation"])], judged_line(tables["results"], "semsim"), refused)
+    ship("recipe2309-cifar10-panel", papers, args.into, rows.loc[PAPERS], judged_line(tables["results"], "semsim[recipe2309]"), PAPERS_CARD + refused)
 
 
 CARD = """# {name}
@@ -334,14 +352,17 @@ CARD = """# {name}
 A SemSim network, in half precision: a distance between an original and its reconstruction, lower = more leakage.
 
 - Annotators: **{annotator}**, fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's, never a person's.{refused}
-- Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on), classifiers `lenet` trained on one half of CIFAR-10's
-  training images, the panel on another part. CIFAR-10 is for research use; no image of it is in this file.
+- Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on), classifiers {archs} trained on one half of
+  CIFAR-10's training images, the panel on another part. CIFAR-10 is for research use; no image of it is in this file.
 - Recipe: {recipe}; loss {first:.3f} to {last:.3f}.
 - Agreement, on the calibration split with the panel that taught it: AUC within an original {auc_within:.3f} [{low:.3f}, {high:.3f}], {n} originals.{judged}
-- Limits: 32 x 32 pixels (others are resized); ten classes of everyday things; one attacked architecture; negatives that are ruins of pictures, hardly ever pictures of
+- Limits: 32 x 32 pixels (others are resized); ten classes of everyday things; three small attacked architectures; negatives that are ruins of pictures, hardly ever pictures of
   something else; it can be fooled by small changes made for it. The page nbs/results/semsim.ipynb has all of it.
 - SHA-256 of the file: {digest}
 """
+
+
+PAPERS_CARD = "\n- The recipe is that of arXiv:2309.13038, with fewer epochs. **These are not the authors' weights**, and their annotators were people."
 
 
 def refused_line(control):
@@ -357,14 +378,14 @@ def ship(name, metric, into, ablation, judged, refused):
     metric.card["name"] = name
     metric.save(path)
     recipe = ", ".join(f"{key} {metric.card[key]}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
-    text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
+    text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], archs=", ".join(about["archs"]), **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
                        **ablation[["auc_within", "low", "high", "n"]].to_dict(), refused=refused, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
     with atomic_path(path.with_suffix(".md")) as temporary: temporary.write_text(text)
 
 
-def judged_line(results):
-    "How the metric agrees with the panel that did not teach it."
-    row = results.set_index("metric").loc["semsim"]
+def judged_line(results, name):
+    "How a metric agrees with the panel that did not teach it."
+    row = results.set_index("metric").loc[name]
     return (f"\n- Agreement, on {row.originals:.0f} other originals with panel B (probes on VGG16), which did not teach it: AUC within an original {row['auc within']:.3f} "
             f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} [{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs:.0f}.")
 

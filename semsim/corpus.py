@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Victims', 'Runs', 'Panel', 'Corpus', 'settings_of', 'check_runs', 'check_corpus', 'read_corpus', 'corpus_materials',
-           'victim_path', 'make_victim', 'rows_of', 'runs_path', 'make_runs', 'annotator_path', 'make_annotator',
-           'panel_of', 'panel_labels', 'labels_path', 'make_labels', 'read_units', 'make_corpus']
+           'victim_path', 'make_victim', 'rows_of', 'runs_path', 'make_runs', 'practice_path', 'make_practice',
+           'annotator_path', 'make_annotator', 'panel_of', 'panel_labels', 'labels_path', 'make_labels', 'read_units',
+           'make_corpus']
 
 # %% ../nbs/35_corpus.ipynb #969a84a2
 from dataclasses import dataclass, fields, replace
@@ -19,9 +20,9 @@ from torch import Tensor
 from .attack import invert
 from .attack import settings_of as attack_settings
 from .core import InputError, check_name, generator, load_tensors, read_table, save_tensors, write_table
-from .data import divide, load_dataset, pick
+from .data import Split, divide, load_dataset, pick
 from .defenses import training_input
-from .machines import PANELS, as_annotator, named, opinion_of, probe, train_annotator, train_probes
+from .machines import PANELS, as_annotator, attacked_pictures, kept_apart, named, opinion_of, probe, train_annotator, train_probes
 from .models import build_classifier, load_classifier, load_hashed, parse_architecture, save_classifier, save_hashed
 from .share import share_gradient
 from .train import channel_statistics, recipe, train_classifier, variant_options
@@ -56,6 +57,7 @@ class Panel:
     lr: float = 0.02 # of networks
     members: int = 3 # of networks
     unsure: float = 0.05 # the share of clean images that may be too unclear to be named
+    practice: int = 0 # pictures of each attack that the panel practises on; see `attacked_pictures`
 
 # %% ../nbs/35_corpus.ipynb #58635a72
 @dataclass(frozen=True)
@@ -181,6 +183,21 @@ def make_runs(corpus:Corpus, folder, number:int, variant:str):
         save_tensors(path, {"images": (torch.stack(list(kept.values())) * 255).round().byte()}, dict(steps=list(kept), ids=chosen.ids))
     return unit(runs_path(corpus, folder, number, variant), load_tensors, make)
 
+# %% ../nbs/35_corpus.ipynb #c734b84c
+def practice_path(corpus:Corpus, folder, panel:str) -> Path:
+    "Where the reconstructions that a panel practises on live."
+    return unit_path(folder, "practice", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, dict(corpus.panels)[panel].practice, corpus.seed)
+
+def make_practice(corpus:Corpus, folder, panel:str) -> Split: # None for a panel that does not practise
+    "Make what a panel practises on, unless it is there."
+    (data, pools, _, _), count = corpus_materials(corpus), dict(corpus.panels)[panel].practice
+    if not count: return None
+    def make(path):
+        made = attacked_pictures(data, kept_apart(pools[panel], corpus.seed)["fit"], count, panel, corpus.seed)
+        save_tensors(path, dict(images=(made.images * 255).round().byte(), labels=made.labels))
+    tensors, _ = unit(practice_path(corpus, folder, panel), load_tensors, make)
+    return Split(tensors["images"].float() / 255, tensors["labels"], tuple(f"practice-{number}" for number in range(len(tensors["labels"]))))
+
 # %% ../nbs/35_corpus.ipynb #d239b01b
 def annotator_path(corpus:Corpus, folder, panel:str, member:int) -> Path:
     "Where a member of a panel lives."
@@ -193,10 +210,11 @@ def make_annotator(corpus:Corpus, folder, panel:str, member:int):
     data, pools, _, _ = corpus_materials(corpus)
     settings, split = dict(corpus.panels)[panel], pools[panel]
     def network(path):
-        model = train_annotator(panel, member, data, split, settings.count, corpus.seed, arch=settings.arch, lr=settings.lr)
+        practice = make_practice(corpus, folder, panel)
+        model = train_annotator(panel, member, data, split, settings.count, corpus.seed, arch=settings.arch, lr=settings.lr, unsure=settings.unsure, practice=practice)
         save_classifier(path, model)
     def probes(path):
-        for number, one in enumerate(train_probes(panel, data, split, settings.count, settings.unsure, corpus.seed)):
+        for number, one in enumerate(train_probes(panel, data, split, settings.count, settings.unsure, corpus.seed, make_practice(corpus, folder, panel))):
             save_hashed(annotator_path(corpus, folder, panel, number), *one)
     if settings.kind == "network": return as_annotator(unit(annotator_path(corpus, folder, panel, member), load_classifier, network))
     return probe(*unit(annotator_path(corpus, folder, panel, member), load_hashed, probes))
@@ -264,6 +282,7 @@ def make_corpus(corpus:Corpus, # what to make
     members = [(corpus, folder, name, member) for name, panel in corpus.panels for member in range(panel.members if panel.kind == "network" else 1)]
     with workers(executor) as pool:
         run_tasks(pool, "train victims", make_victim, victim_path, [(corpus, folder, arch, variant) for arch in corpus.victims.archs for variant in corpus.victims.variants])
+        run_tasks(pool, "practise", make_practice, practice_path, [(corpus, folder, name) for name, panel in corpus.panels if panel.practice])
         run_tasks(pool, "train panels", make_annotator, annotator_path, members)
         run_tasks(pool, "attack", make_runs, runs_path, kinds)
         run_tasks(pool, "label", make_labels, labels_path, [(corpus, folder, panel, *kind[2:]) for panel, _ in corpus.labels for kind in kinds])

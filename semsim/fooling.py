@@ -6,6 +6,7 @@
 __all__ = ['HARMLESS', 'Suspect', 'suspect', 'fooling_noise', 'shifted', 'share_of', 'audit']
 
 # %% ../nbs/39_fooling.ipynb #c0dc59fc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,12 +25,19 @@ class Suspect:
     "A distance, and the distance under which it calls an original recognised."
     name: str
     distance: Callable # (originals, images) -> (B,), with a derivative with respect to the images
-    threshold: float # where P(recognised) is one half
+    threshold: float # where P(recognised) is the chosen rate
 
-def suspect(name:str, distance:Callable, calibration:Calibration) -> Suspect:
+def suspect(name:str,
+            distance:Callable, # see `Suspect`
+            calibration:Calibration, # of that distance
+            rate:float=0.5, # it calls an original recognised where P(recognised) is higher
+           ) -> Suspect:
     "A distance with the threshold that its calibration gives it."
-    if calibration.slope <= 0 or calibration.intercept <= 0: raise InputError(f"{name}: its calibration (slope {calibration.slope:.3g}, intercept {calibration.intercept:.3g}) has no distance from which on it says no, so there is no threshold to fool")
-    return Suspect(name, distance, calibration.intercept / calibration.slope)
+    if not 0 < rate < 1: raise InputError(f"{name}: a rate of {rate}; expected a share between 0 and 1")
+    room = calibration.intercept - math.log(rate / (1 - rate)) # what P has to lose, as a logit, from distance 0 on
+    if calibration.slope <= 0 or room <= 0:
+        raise InputError(f"{name}: its calibration (slope {calibration.slope:.3g}, intercept {calibration.intercept:.3g}) has no distance at which P(recognised) is {rate:.3g}, so there is no threshold to fool")
+    return Suspect(name, distance, room / calibration.slope)
 
 # %% ../nbs/39_fooling.ipynb #9996b59c
 def fooling_noise(one:Suspect,

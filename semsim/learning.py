@@ -22,7 +22,7 @@ from .core import InputError, check_images, check_name, content_id, generator, p
 from .data import Split
 from .defenses import AUGMENTATIONS, training_input
 from .metrics import psnr
-from .models import build_classifier, check_finite, versions
+from .models import build_classifier, check_finite, parse_architecture, versions
 from .semsim import SemSim
 from .train import channel_statistics, load_checkpoint, milestones, save_checkpoint
 
@@ -177,6 +177,7 @@ def check_recipe(recipe:Recipe) -> Recipe: # the same
     "Refuse a recipe that could not be followed."
     check_name("sampler", recipe.sampler, SAMPLERS), check_name("augmentation", recipe.augment, AUGMENTATIONS), check_name("mining", recipe.mining, ["random", "semi-hard"])
     if recipe.mining == "semi-hard" and recipe.sampler != "paper": raise InputError(f"semi-hard mining goes with the sampler 'paper', not {recipe.sampler!r}")
+    parse_architecture(recipe.arch)
     if recipe.epochs < 1 or recipe.batch < 1: raise InputError("epochs and batch must be 1 or more")
     return recipe
 

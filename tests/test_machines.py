@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import ttest_rel
 
+from semsim import machines
 from semsim.annotate import check_answers
 from semsim.core import InputError, generator
 from semsim.data import Dataset, Split, divide, load_dataset
 from semsim.machines import (
-    PANELS, ControlSet, MachineAnnotator, accuracy_when, annotate, answer, as_annotator, blurred, clip_annotator, clip_weights, control_set,
-    control_summary, label_effect, label_evidence_control, lesson_images, noisy, recoloured, settle_threshold, train_annotator)
+    PANELS, ControlSet, MachineAnnotator, accuracy_when, annotate, answer, as_annotator, attacked_pictures, blurred, clip_annotator, clip_weights, control_set,
+    control_summary, label_effect, label_evidence_control, lesson_images, noisy, recoloured, settle_threshold, train_annotator, with_practice)
 from semsim.models import build_classifier, load_classifier, save_classifier
+from semsim.share import share_gradient
 
 
 def images(count=6, channels=3, size=16):
@@ -116,6 +118,29 @@ def test_lessons_hold_what_they_say(lesson, pictures, nothing):
     made = lesson_images(data, data.train, lesson, 2, "test")
     assert (made.labels < 10).sum() == 60 * pictures and (made.labels == 10).sum() == 30 * nothing
     assert torch.equal(made.images[:60], data.train.images) and len(set(made.ids)) == len(made)
+
+
+def test_practice_sends_labels_that_say_nothing(monkeypatch):
+    data, sent = small_data(count=60), []
+    monkeypatch.setattr(machines, "share_gradient", lambda model, images, labels: sent.append((images, labels)) or share_gradient(model, images, labels))
+    made = attacked_pictures(data, data.train, 12, "test", steps=4)
+    assert len(sent) == 9 and len(made) == 9 * 3 * 16 and set(map(len, (image for image, _ in sent))) == {16}
+    true = made.labels.view(9, 3, 16)
+    assert (true[:, :, 12:] == 10).all() and (true[:, :, :12] < 10).all() and (true == true[:, :1]).all()
+    where = {image.numpy().tobytes(): label for image, label in zip(data.train.images, data.train.labels.tolist())}
+    for (pictures, _), labels in zip(sent, true[:, 0]):
+        assert [where[image.numpy().tobytes()] for image in pictures[:12]] == labels[:12].tolist()
+    names = torch.cat([labels[:12] for _, labels in sent])
+    assert (names == torch.cat([labels[:12] for labels in true[:, 0]])).float().mean() < 0.3  # by chance one in ten
+    assert torch.equal(made.images, attacked_pictures(data, data.train, 12, "test", steps=4).images)
+
+
+def test_practice_takes_the_place_of_a_third():
+    data = small_data(count=60)
+    practice = Split(torch.zeros(5, *data.train.images.shape[1:]), torch.full((5,), 10), tuple("abcde"))
+    mixed = with_practice(data.train, practice, generator("mix"))
+    assert len(mixed) == len(data.train) and (mixed.labels == 10).sum() == len(data.train) // 3
+    assert torch.equal(mixed.images[:40], data.train.images[:40]) and not mixed.images[40:].any()
 
 
 def test_panels_share_neither_architecture_nor_members():

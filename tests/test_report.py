@@ -159,7 +159,9 @@ def test_equal_results_give_an_equal_file(results, page, tmp_path):
     assert write_report(results, tmp_path).read_text(encoding="utf-8") == page.source
 
 
-def test_no_figure_stays_open(page):
+def test_no_figure_stays_open(results, tmp_path):
+    plt.close("all")  # what other tests of this process left
+    write_report(results, tmp_path)
     assert not plt.get_fignums()
 
 
