@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torchvision.utils import make_grid
 
 from semsim.analysis import group_sentinels
 from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
 from semsim.comparison import compare
+from semsim.consensus import pairwise_agreement
 from semsim.core import atomic_path, read_table, write_image, write_table
 from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
 from semsim.fooling import audit, fooling_noise, suspect
@@ -195,14 +196,12 @@ def differences_of(table, others):
 
 
 def agreement_of_panels(table):
-    "Kappa of the two panels' majorities, with a bootstrap interval over originals."
-    a, b = (table.recognised_A > 0.5).to_numpy(), (table.recognised_B > 0.5).to_numpy()
-    names, places = table.original.unique(), table.groupby("original").indices
-    random, found = np.random.default_rng(0), []
-    for _ in range(1000):
-        rows = np.concatenate([places[name] for name in random.choice(names, len(names))])
-        found.append(cohen_kappa_score(a[rows], b[rows]))
-    return dict(kappa=cohen_kappa_score(a, b), low=np.quantile(found, 0.025), high=np.quantile(found, 0.975), agree=(a == b).mean(), share_A=a.mean(), share_B=b.mean(), n=len(a), originals=len(names))
+    "Cohen's kappa of the two panels' majorities, with its interval, and how much each recognises."
+    items, shares = table.model + "/" + table.original, {letter: (table[f"recognised_{letter}"] > 0.5).to_numpy() for letter in "AB"}
+    answers = pd.concat([pd.DataFrame(dict(item=items, annotator=f"panel {letter}", kind="machine", answer=np.where(said, 1, -1), time=pd.NaT)) for letter, said in shares.items()])
+    found = pairwise_agreement(answers, dict.fromkeys(items, 1)).set_index("coefficient")
+    return dict(kappa=found.statistic["kappa"], low=found.low["kappa"], high=found.high["kappa"], agree=found.statistic["agreement"],
+                share_A=shares["A"].mean(), share_B=shares["B"].mean(), n=len(table), originals=table.original.nunique())
 
 
 CONTROL = dict(steps=120, priors=(("tv", 0.05),))  # the attack of the control
