@@ -50,8 +50,8 @@ ABLATION = {
     "  consistency": replace(SMALL, consistency=0.5),
     "  soft labels, consistency": replace(SMALL, sampler="soft", consistency=0.5),
     "resnet20 half as wide, from scratch": Recipe("resnet20-0.5", epochs=16),
-    PAPERS: Recipe("resnet18", epochs=4),
-    "resnet18, places kept": Recipe("resnet18-flat", epochs=4),
+    PAPERS: Recipe("resnet18", epochs=5),
+    "resnet18, places kept": Recipe("resnet18-flat", epochs=5),
 }
 LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
 COMPARED = ("left_out", "seen", "lpips")  # the metric that did not see something, the one that did, and LPIPS
@@ -60,9 +60,9 @@ METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "c
 DIGITS = dict(
     data="digits", size=32, pools={"victims": 0.4, "A": 0.6}, originals={"test": 100},
     victims=dict(archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"], images=500, epochs=4),
-    runs=[dict(arch="lenet", attack="cosine", preset="inverting_gradients", snapshots=[10, 40, 120], changes=dict(steps=300, priors=[["tv", 0.01]])),
+    runs=[dict(arch="lenet", attack="cosine", preset="inverting_gradients", snapshots=[60, 150, 300], changes=dict(steps=600, priors=[["tv", 0.05]])),
           dict(arch="lenet", attack="euclidean", preset="inverting_gradients", snapshots=[10, 40, 120], changes=dict(steps=300, objective="squared", optimizer="adam", priors=[["tv", 0.001]]))],
-    panels={"A": dict(kind="network", arch="resnet20-0.5", count=60000)}, labels={"A": ["test"]})
+    panels={"A": dict(kind="network", arch="resnet20-0.5", count=60000, unsure=0.15, practice=10)}, labels={"A": ["test"]})
 
 
 def settings_at(place):
@@ -82,7 +82,8 @@ def small_recipe(path):
     corpus["originals"] = dict(train=14, calibrate=14, test=14)
     corpus["victims"] |= dict(images=60, epochs=1, variants=["untrained", "none", "policy_3-1-7"])
     corpus["runs"] = [one | dict(snapshots=[1, 3], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200)) for one in corpus["runs"]]
-    corpus["panels"]["A"]["count"], corpus["panels"]["B"]["count"] = 20000, 1500
+    corpus["panels"]["A"] |= dict(count=20000, practice=2)
+    corpus["panels"]["B"] |= dict(count=1500, practice=2)
     with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
     return path
 
