@@ -97,9 +97,10 @@ def check_runs(corpus:Corpus,
               ):
     "Refuse attacks that could not be run."
     check_name("attacked architecture", runs.arch, corpus.victims.archs)
-    attack_settings(runs.preset, dict(runs.changes))
+    steps = attack_settings(runs.preset, dict(runs.changes)).steps
     if not all(isinstance(step, int) and step > 0 for step in runs.snapshots):
         raise InputError(f"runs, {runs.attack}: snapshots {', '.join(map(str, runs.snapshots))}; expected whole numbers of steps, from 1 on")
+    if max(runs.snapshots, default=0) >= steps: raise InputError(f"runs, {runs.attack}: a snapshot after {max(runs.snapshots)} steps, but the attack ends after {steps}, and its end is kept anyway; take earlier ones")
 
 # %% ../nbs/35_corpus.ipynb #571f8cd1
 def check_corpus(corpus:Corpus) -> Corpus: # the same
