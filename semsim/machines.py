@@ -283,6 +283,7 @@ def kept_apart(split:Split, # of a panel's own
     "What a panel keeps apart, and what it learns from."
     return divide(split, {"clean": 0.2, "fit": 0.8}, seed)
 
+# %% ../nbs/33_machines.ipynb #0b7dff51
 def train_annotator(panel:str, # "A" or "B"
                     member:int, # 0, 1 or 2
                     data:Dataset, # for its name and classes

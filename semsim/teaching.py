@@ -97,6 +97,7 @@ def from_archive(folder, # holds train_with_ori, or the older layout
     table = read_training_archive(folder, originals)[0]
     return from_table(table.rename(columns={"flag": "recognised"}).astype({"original": str}), "people (the released flag of arXiv:2309.13038)", **how)
 
+# %% ../nbs/38_teaching.ipynb #8856eb2b
 def from_corpus(settings:dict, # see `read_corpus`
                 folder, # where its units are kept
                 teacher:str, # the panel that teaches
