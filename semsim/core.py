@@ -213,7 +213,8 @@ class Weights:
 WEIGHTS = {
     "alexnet": Weights({"alexnet_features_fp16.safetensors": "7702633b30f2f986220763f2334eea7115d45dd268a0a1a934c2e4fd1fefb1e7"},
                        "torchvision alexnet().features, ImageNet, BSD-3-Clause"),
-    "semsim-cifar10-panel": Weights({"semsim-cifar10-panel.safetensors": "b67ff296c46f384a051a29a94e7ac228119c9d2a3c26644fef840bf1f4fda3c7"}, "trained on a machine panel's answers, see its model card"),
+    "semsim-cifar10-panel": Weights({"semsim-cifar10-panel.safetensors": "d95629d54a432d42c1ec5fdaab4d0071089550ace4522c157182bda8ffbe74b1"}, "trained on a machine panel's answers, see its model card"),
+    "recipe2309-cifar10-panel": Weights({"recipe2309-cifar10-panel.safetensors": "f8a3167f8728f26ba7ac9d6e728f9ed8eafbb242cfb3d1ccca0bc00263818b03"}, "the recipe of arXiv:2309.13038 on a machine panel's answers, not the authors' weights, see its model card"),
     "vgg16": Weights({"vgg16_features_fp16.safetensors": "80f5f3810cc8785e10ee768315f094c963576e0cfe21452be73f2f4b27f76e84",
                       "vgg16-397923af.pth": "397923af"}, "torchvision vgg16, ImageNet, BSD-3-Clause", "https://download.pytorch.org/models/vgg16-397923af.pth"),
     "squeezenet": Weights({"squeezenet1_1-b8a52dc0.pth": "b8a52dc0"}, "torchvision squeezenet1_1, ImageNet, BSD-3-Clause",

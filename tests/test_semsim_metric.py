@@ -14,7 +14,7 @@ from semsim.semsim import SHIPPED, Calibration, SemSim, fit_calibration
 
 CARD = dict(arch="resnet20-0.25", channels=3, size=16, mean=[0.5] * 3, std=[0.25] * 3, seed=0, init="he")
 FOLDER = Path(__file__).parents[1] / "semsim/weights"
-NAMES = [SHIPPED]
+NAMES = [SHIPPED, "recipe2309-cifar10-panel"]
 
 
 @pytest.fixture
