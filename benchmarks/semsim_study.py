@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 import yaml
 from sklearn.metrics import average_precision_score, roc_auc_score
+from statsmodels.stats.multitest import multipletests
 from torchvision.utils import make_grid
 
 from semsim.analysis import group_sentinels
@@ -184,7 +185,7 @@ def results_of(table, metrics):
 
 
 def differences_of(table, others):
-    "SemSim's lead over other metrics, with cluster-bootstrap intervals over originals."
+    "SemSim's lead over other metrics, with cluster-bootstrap intervals over originals; p-values as they are, and corrected for all rows of the table."
     rows = []
     for level in ("original", "image"):
         found = compare(table, "judge", ["semsim", *others], HIGHER, level, "auc", n_resamples=2000)
@@ -193,7 +194,8 @@ def differences_of(table, others):
             sign = 1 if row.metric == "semsim" else -1
             low, high = sorted((sign * row.low, sign * row.high))
             rows.append(dict(level=level, over=row.other if sign == 1 else row.metric, lead=sign * row.statistic, low=low, high=high, p=row.pvalue, n=row.n))
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found.assign(p_holm=multipletests(found.p, method="holm")[1])
 
 
 def agreement_of_panels(table):
