@@ -379,7 +379,7 @@ def ship(name, metric, into, ablation, judged, refused):
     path, about = Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors", json.loads((into / "study.json").read_text())
     metric.card["name"] = name
     metric.save(path)
-    recipe = ", ".join(f"{key} {metric.card[key]}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
+    recipe = ", ".join(f"{key} {metric.card[key] if metric.card[key] != '' else 'default'}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
     text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], archs=", ".join(about["archs"]), **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
                        **ablation[["auc_within", "low", "high", "n"]].to_dict(), refused=refused, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
     with atomic_path(path.with_suffix(".md")) as temporary: temporary.write_text(text)
