@@ -256,7 +256,7 @@ def lpips_distance(originals, images):
     return (net(LPIPS["alex"].prepare(originals)) - net(LPIPS["alex"].prepare(images))).square().sum(1)
 
 
-def fooled(metric, material, panel, corpus, work):
+def fooled(metric, material, corpus, work):
     "The audit of SemSim and LPIPS, and whether panels see anything in the noise that SemSim was made to recognise."
     inside, images, owners = rows_of(material, "calibrate")
     with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
@@ -330,7 +330,7 @@ def main():
     tables["control"], tables["control_models"], tables["clean"] = control_of(place, args.work)
     tables["calibration"], tables["reliability"] = calibration_of(metric, material, table, images, owners)
     tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
-    tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, "B", corpus, args.work)
+    tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, corpus, args.work)
     tables["left_out"] = leave_out(place, args.work, best, material)
     digits, digits_material = digits_of(metric, papers, args.work)
     write_image(digits_sheet(digits, digits_material), args.into / "digits.png")
