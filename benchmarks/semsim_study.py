@@ -217,14 +217,16 @@ def control_path(place, work, arch, variant):
     return unit_path(work, "control", ".parquet", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, arch, variant, CONTROL, CONTROLLED)
 
 
+def control_answers(corpus, work, arch, variant):
+    "What the panels of a corpus say to the control of one attacked classifier."
+    originals = corpus_materials(corpus)[2].take(range(min(CONTROLLED, len(corpus_materials(corpus)[2]))))
+    control = control_set({f"{arch} {variant}": make_victim(corpus, work, arch, variant)}, originals, **CONTROL)
+    return pd.concat([label_evidence_control(panel_of(corpus, work, name), control) for name, _ in corpus.panels], ignore_index=True)
+
+
 def make_control(place, work, arch, variant):
-    "Let both panels answer for the control of one attacked classifier, unless that was done."
-    def make(path):
-        corpus = corpus_of(place)
-        originals = corpus_materials(corpus)[2].take(range(min(CONTROLLED, len(corpus_materials(corpus)[2]))))
-        control = control_set({f"{arch} {variant}": make_victim(corpus, work, arch, variant)}, originals, **CONTROL)
-        write_table(pd.concat([label_evidence_control(panel_of(corpus, work, name), control) for name, _ in corpus.panels], ignore_index=True), path)
-    return unit(control_path(place, work, arch, variant), read_table, make)
+    "The answers to a control as a unit."
+    return unit(control_path(place, work, arch, variant), read_table, lambda path: write_table(control_answers(corpus_of(place), work, arch, variant), path))
 
 
 def control_of(place, work):
@@ -290,10 +292,12 @@ def leave_out(place, work, recipe, material):
 
 
 def digits_of(metric, papers, work):
-    "What SemSim is worth on digits, of which it never saw any."
-    table, images, originals = make_corpus(read_corpus(DIGITS), work)
+    "What SemSim is worth on digits, of which it never saw any; and the control of the panel that labelled them."
+    corpus = read_corpus(DIGITS)
+    table, images, originals = make_corpus(corpus, work)
     material = Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel on digits")
-    return scored(metric, papers, material, "test", "A").drop(columns=["panel A confidence"]), material
+    control = control_summary(pd.concat([control_answers(corpus, work, "lenet", variant) for variant in ("untrained", "none")]))
+    return scored(metric, papers, material, "test", "A").drop(columns=["panel A confidence"]), material, control.reset_index()
 
 
 def digits_sheet(table, material, count=8):
@@ -332,7 +336,7 @@ def main():
     tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
     tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, corpus, args.work)
     tables["left_out"] = leave_out(place, args.work, best, material)
-    digits, digits_material = digits_of(metric, papers, args.work)
+    digits, digits_material, tables["digits_control"] = digits_of(metric, papers, args.work)
     write_image(digits_sheet(digits, digits_material), args.into / "digits.png")
     some = [name for name in columns if name != "panel A confidence"]
     tables["digits"] = results_of(digits, some)
