@@ -81,8 +81,9 @@ def small_recipe(path):
     config = read_config(RECIPES / "cifar10-panel.yaml")
     corpus = config["corpus"]
     corpus["originals"] = dict(train=14, calibrate=14, test=14)
-    corpus["victims"] |= dict(images=60, epochs=1, variants=["untrained", "none", "policy_3-1-7"])
-    corpus["runs"] = [one | dict(snapshots=[1, 3], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200)) for one in corpus["runs"]]
+    corpus["victims"] |= dict(archs=["lenet", "convnet16"], images=60, epochs=1, variants=["untrained", "none", "policy_3-1-7"])
+    runs = [one for one in corpus["runs"] if one["arch"] != "resnet20"]
+    corpus["runs"] = [one | dict(snapshots=[1, 3], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200 if one["arch"] == "lenet" else 20)) for one in runs]
     corpus["panels"]["A"] |= dict(count=20000, practice=2)
     corpus["panels"]["B"] |= dict(count=1500, practice=2)
     with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
