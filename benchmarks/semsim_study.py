@@ -26,7 +26,7 @@ from semsim.analysis import group_sentinels
 from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
 from semsim.comparison import compare
 from semsim.consensus import pairwise_agreement
-from semsim.core import atomic_path, read_table, write_image, write_table
+from semsim.core import InputError, atomic_path, read_table, write_image, write_table
 from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
 from semsim.fooling import audit, fooling_noise, suspect
 from semsim.intervals import agreement, directions
@@ -133,9 +133,10 @@ def precision_within(table, column, higher):
                 both=len(both), chance_within=np.mean([one.judge.mean() for one in both]))
 
 
-def can_be_asked(calibration, rate):
-    "Whether there is a distance at which P(recognised) is the share that is recognised in all."
-    return calibration.slope > 0 and calibration.intercept > np.log(rate / (1 - rate))
+def asked(name, distance, calibration, rate):
+    "A list with the suspect; an empty one where its calibration gives no threshold to fool."
+    try: return [suspect(name, distance, calibration, rate)]
+    except InputError: return []
 
 
 def ablation_row(name, metric, material):
@@ -144,8 +145,8 @@ def ablation_row(name, metric, material):
     table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
     within = level_values(table, ["semsim"], "original", "auc").loc["semsim"]
     card, moved = metric.card, 1.0  # where even a distance of 0 is called unrecognised
-    if can_be_asked(metric.calibration, table.recognised.mean()):
-        found = audit([suspect("semsim", metric, metric.calibration, table.recognised.mean())], material.originals.images[owners.unique()], reaches=())
+    if suspects := asked("semsim", metric, metric.calibration, table.recognised.mean()):
+        found = audit(suspects, material.originals.images[owners.unique()], reaches=())
         moved = found[found.called == "not recognised"].rate.max()
     return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
                 n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
@@ -265,7 +266,7 @@ def fooled(metric, material, corpus, work):
     with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
     lpips = fit_calibration(far, torch.tensor(inside.recognised.to_numpy(float)), "machine panel A", owners)
     rate = inside.recognised.mean()  # the share that panel A recognises: where little is recognised, no distance may have P = 0.5
-    suspects = [suspect(name, distance, one, rate) for name, distance, one in (("semsim", metric, metric.calibration), ("lpips[alex]", lpips_distance, lpips)) if can_be_asked(one, rate)]
+    suspects = asked("semsim", metric, metric.calibration, rate) + asked("lpips[alex]", lpips_distance, lpips, rate)
     test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
     found = audit(suspects, originals.images)
