@@ -22,10 +22,10 @@ setup(
     url=settings["git_url"],
     keywords=settings["keywords"],
     packages=find_packages(include=["semsim", "semsim.*"]),
-    package_data={"semsim": ["weights/*", "templates/*", "recipes/*"]},
+    package_data={"semsim": ["weights/*", "templates/*", "recipes/*", "studies/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "clip": settings["clip_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split(), "clip": settings["clip_requirements"].split(), "dask": settings["dask_requirements"].split()},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": ["semsim=semsim._modidx:d"],  # what `names` in backticks link to on the site

@@ -7,7 +7,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["core", "data", "models", "networks", "human_study", "archives", "units", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
-                "annotate", "semsim", "consensus", "machines", "annotation_page", "corpus", "learning", "calibration", "teaching", "fooling", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "planning", "study", "report", "cli"],
+                "annotate", "semsim", "consensus", "machines", "annotation_page", "corpus", "learning", "calibration", "teaching", "fooling", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "planning", "settings", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
         "models": ["build_classifier", "load_classifier"],
@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "intervals": ["agreement"],
         "comparison": ["compare"],
         "ceilings": ["ceiling"],
-        "study": ["Study", "run_study"],
+        "settings": ["Study", "read_study"],
+        "study": ["run_study"],
     },
 )

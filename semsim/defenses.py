@@ -265,14 +265,15 @@ def batch_gradient(model, # a classifier in train mode
                    defense=None, # from `parse_defense`; None for the plain gradient
                    random:torch.Generator=None, # where noise comes from
                    amp:bool=False, # compute in bfloat16 where that is safe
+                   loss_scale:float=1.0, # factor of the cross-entropy in the gradient
                   ) -> tuple: # (mean cross-entropy, parameter name -> Tensor)
     "The loss of a batch and its gradient, defended."
     if defense and defense.per_example:
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()):
             raise InputError("this defense needs each example's gradient, and BatchNorm mixes the examples; train an architecture without it, e.g. lenet")
         gradients, losses = example_gradients(model, images, labels)
-        return losses.mean().item(), defense(gradients, random)
+        return losses.mean().item(), defense({name: loss_scale * gradient for name, gradient in gradients.items()}, random)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=amp): logits = model(images)
     loss, (names, parameters) = F.cross_entropy(logits.float(), labels), zip(*model.named_parameters())
-    gradients = dict(zip(names, torch.autograd.grad(loss, parameters)))
+    gradients = dict(zip(names, torch.autograd.grad(loss_scale * loss, parameters)))
     return loss.item(), defense({name: gradient[None] for name, gradient in gradients.items()}, random) if defense else gradients

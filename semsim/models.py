@@ -362,7 +362,7 @@ class Classifier(nn.Module):
 def build_classifier(arch:str, # one of `EXAMPLES`, or with another width
                      classes:int=10, # number of classes
                      channels:int=3, # 1 or 3
-                     size:int=32, # image side in pixels, 16 to 64
+                     size:int=32, # image side in pixels, 16 to 224
                      mean=None, # a mean for each channel, in [0,1]
                      std=None, # a standard deviation for each channel
                      init:str="", # one of `INITS`; "" for the architecture's default
@@ -370,7 +370,7 @@ def build_classifier(arch:str, # one of `EXAMPLES`, or with another width
                     ) -> Classifier: # untrained, in eval mode
     "Build an untrained classifier."
     if channels not in (1, 3): raise InputError(f"{channels} channels; expected 1 or 3")
-    if not 16 <= size <= 64: raise InputError(f"image side {size}; expected 16 to 64 pixels")
+    if not 16 <= size <= 224: raise InputError(f"image side {size}; expected 16 to 224 pixels")
     if classes < 2: raise InputError(f"{classes} class(es); expected 2 or more")
     card = dict(arch=arch, classes=classes, channels=channels, size=size, seed=seed,
                 mean=list(mean or [0.5] * channels), std=list(std or [0.25] * channels))

@@ -32,6 +32,7 @@ def train_epoch(model:Classifier, # changed in place
                 defense=None, # a gradient defence from `parse_defense`, or None
                 batch:int=32, # images a step
                 amp:bool=False, # see `batch_gradient`
+                loss_scale:float=1.0, # see `batch_gradient`
                ) -> float: # mean cross-entropy over the epoch
     "Step once through the training images."
     model.train()
@@ -39,7 +40,7 @@ def train_epoch(model:Classifier, # changed in place
     total = 0.0
     for rows in torch.randperm(len(split), generator=random).split(batch):
         inputs = images[rows].to(model.mean.device)
-        loss, gradients = batch_gradient(model, inputs, split.labels[rows].to(inputs.device), defense, random, amp)
+        loss, gradients = batch_gradient(model, inputs, split.labels[rows].to(inputs.device), defense, random, amp, loss_scale)
         for name, parameter in model.named_parameters(): parameter.grad = gradients[name]
         optimizer.step()
         total += loss * len(rows)
@@ -106,7 +107,7 @@ def train_epochs(model:Classifier, # changed in place
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(settings["epochs"]), gamma=0.1)
     curve = load_checkpoint(checkpoint, model, optimizer, settings) if checkpoint and Path(checkpoint).exists() else []
     schedule.last_epoch = len(curve)
-    steps = dict(defense=parse_defense(settings["defense"]), **{name: settings[name] for name in ("augment", "policy", "batch", "amp")})
+    steps = dict(defense=parse_defense(settings["defense"]), **{name: settings[name] for name in ("augment", "policy", "batch", "amp", "loss_scale")})
     for epoch in progress(range(len(curve), settings["epochs"]), f"train {settings['arch']}", unit="epoch"):
         loss = train_epoch(model, split, optimizer, generator("train", settings["seed"], epoch), **steps)
         if loss != loss:
@@ -130,6 +131,7 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
                      device:str="cpu", # "cpu", "cuda" or "auto"; the network comes back to the CPU
                      amp:bool=False, # compute in bfloat16 where that is safe
                      channels_last:bool=False, # the channels of a pixel side by side in memory
+                     loss_scale:float=1.0, # factor of the cross-entropy; the paper's code has 0.5
                      checkpoint=None, # a .safetensors file to resume from; written after each epoch, left at the end
                     ) -> Classifier: # trained, in eval mode; `.card` tells how
     "Train a classifier by the conservative recipe."
@@ -140,7 +142,7 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
     (mean, std), (_, channels, size, _) = channel_statistics(data.train), data.train.images.shape
     model = build_classifier(arch, len(data.classes), channels, size, mean, std, init, seed).to(place, memory_format=layout)
     settings = dict(arch=arch, epochs=epochs, augment=augment, policy=policy, defense=defense, lr=lr, batch=batch, init=model.card["init"], seed=seed, device=place.type,
-                    amp=amp, channels_last=channels_last, data=data.name, fingerprint=data.fingerprint, versions=versions())
+                    amp=amp, channels_last=channels_last, loss_scale=loss_scale, data=data.name, fingerprint=data.fingerprint, versions=versions())
     curve = train_epochs(model, data.train, settings, checkpoint)
     model.card |= settings | dict(curve=curve, accuracy=accuracy(model, data.test), trained_on=len(data.train))
     return check_finite(model.to("cpu", memory_format=torch.contiguous_format))
