@@ -7,7 +7,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["core", "data", "models", "networks", "human_study", "archives", "units", "defenses", "train", "share", "attack", "policies", "metrics", "scoring", "torchmetric",
-                "annotate", "semsim", "consensus", "machines", "annotation_page", "corpus", "learning", "calibration", "teaching", "fooling", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "planning", "settings", "study", "report", "cli"],
+                "annotate", "semsim", "consensus", "machines", "annotation_page", "corpus", "learning", "calibration", "teaching", "fooling", "analysis", "intervals", "comparison", "ceilings", "figures", "conclusions", "planning", "settings", "costs", "study", "report", "cli"],
     submod_attrs={
         "data": ["load_dataset"],
         "models": ["build_classifier", "load_classifier"],

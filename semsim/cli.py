@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data_commands', 'gate', 'score_table', 'write_scores', 'check_asked', 'score_files', 'leak_line', 'score',
-           'train', 'archive', 'run', 'human_study', 'annotate', 'answers', 'metric_columns', 'human_column',
-           'only_rows', 'analyse', 'main', 'stop']
+           'train', 'archive', 'with_options', 'opened_study', 'dask_executor', 'run', 'finish', 'plan', 'status',
+           'report', 'human_study', 'annotate', 'answers', 'metric_columns', 'human_column', 'only_rows', 'analyse',
+           'main', 'stop']
 
 # %% ../nbs/52_cli.ipynb #2f2100de
 import sys
@@ -169,10 +170,51 @@ def archive(
     print(found.round(3).to_string(index=False), f"recognised: the share that {metric.calibration.annotator} would be expected to recognise, with a 95 % interval over originals; {out}", sep="\n")
 
 # %% ../nbs/52_cli.ipynb #9b74e144
+def with_options(study, # a `Study`
+                 options:dict, # option -> value; None, False or [] for what was not given
+                ): # a `Study`, checked
+    "A study with what the command line says."
+    from semsim.settings import Data, make_study
+    given, made = {name: value for name, value in options.items() if value is not None and value is not False and value != []}, study.model_dump(mode="json")
+    if "data" in given: made |= dict(data=[given["data"]], name=Data(source=given["data"]).name)
+    for name in ("size", "skip_bad"):
+        if name in given: made["data"] = [({"source": one} if isinstance(one, str) else one) | {name: given[name]} for one in made["data"]]
+    made |= {field: list(given[name]) for name, field in (("arch", "archs"), ("variant", "variants")) if name in given}
+    if "images" in given: made["originals"] = given["images"]
+    if "epochs" in given: made["training"]["epochs"] = given["epochs"]
+    for panel in filter(None, made["annotators"].values()): panel["presentations"] = given.get("presentations", panel["presentations"])
+    for attack in made["attacks"]:
+        attack["changes"] |= {name: value for name, value in (("steps", given.get("steps")), ("priors", [["tv", given.get("tv")]] if "tv" in given else None)) if value is not None}
+    if "seed" in given: made["seeds"] = dict.fromkeys(made["seeds"], given["seed"])
+    return make_study(made, "study with these options")
+
+# %% ../nbs/52_cli.ipynb #6babe72f
+def opened_study(source:str, out:Path) -> tuple: # (`Study`, its folder)
+    "The study that is meant, and where it is kept."
+    from semsim.settings import read_study
+    study = read_study(source)
+    return study, out or (Path(source) if Path(source).is_dir() else Path("runs")/study.name)
+
+def dask_executor(address:str): # a `concurrent.futures.Executor`
+    "The workers of a running Dask cluster."
+    from semsim.core import InputError
+    try: from distributed import Client
+    except ImportError: raise InputError("--dask needs a package that is not installed: pip install distributed") from None
+    try: return Client(address, timeout=10).get_executor(pure=False)
+    except (OSError, ValueError) as error: raise InputError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}); start one with dask scheduler") from None
+
+# %% ../nbs/52_cli.ipynb #fbd5cf60
+_STUDY = typer.Argument("quick", help="A study: the name of one that ships (quick, cifar10-small, paper-cifar100, ...), a YAML file, or a study's folder.")
+_OUT = typer.Option(None, help="The study's folder. Default: runs/NAME.")
+
 @app.command()
 def run(
-    data:str=typer.Option("digits", help="'digits', 'cifar10', 'cifar100', or a folder with train/CLASS/*.jpg."),
+    study:str=_STUDY,
     out:Path=typer.Option(None, help="The study's folder; a second run resumes it. Default: runs/NAME."),
+    workers:int=typer.Option(None, min=1, help="Local processes; without it one for each core."),
+    dask:str=typer.Option(None, metavar="ADDRESS", help="Use a running Dask cluster, such as tcp://host:8786."),
+    retries:int=typer.Option(2, min=0, help="How often a unit that fails is tried again."),
+    data:str=typer.Option(None, help="'digits', 'cifar10', 'cifar100', or a folder with train/CLASS/*.jpg, in place of the study's."),
     arch:list[str]=typer.Option(None, help="Architecture, repeatable: lenet, convnet8, resnet20-1, resnet18, ..."),
     variant:list[str]=typer.Option(None, help="Training variant, repeatable: none, crop, policy_3-1-7, prune_70, ..."),
     images:int=typer.Option(None, help="Originals to attack in every model."),
@@ -180,22 +222,57 @@ def run(
     presentations:int=typer.Option(None, help="Images that each annotator sees in its training."),
     steps:int=typer.Option(None, help="Steps of each attack."),
     tv:float=typer.Option(None, help="Weight of total variation in the attack."),
-    size:int=typer.Option(None, help="Image side in pixels, 16 to 64."),
+    size:int=typer.Option(None, help="Image side in pixels, 16 to 224."),
     seed:int=typer.Option(None, help="Seed of everything."),
     skip_bad:bool=typer.Option(False, "--skip-bad", help="Leave unreadable image files out, and say so."),
 ):
     "Run a study: train, attack, score, annotate, train SemSim, and say which metric agrees best."
+    from semsim.study import located, materials, models_of, run_study
+    given = dict(data=data, arch=arch, variant=variant, images=images, epochs=epochs, presentations=presentations, steps=steps, tv=tv, size=size, seed=seed, skip_bad=skip_bad)
+    chosen, folder = opened_study(study, out)
+    chosen = located(with_options(chosen, given))
+    folder = out or (Path("runs")/chosen.name if data else folder)
+    for one in chosen.data: print(materials(chosen, one)[0])
+    print(f"{len(models_of(chosen))} models x {chosen.originals} originals; results in {folder}", flush=True)
+    finish(run_study(chosen, folder, dask_executor(dask) if dask else None, workers, retries), folder)
+
+def finish(results, folder:Path): # `results`: a `StudyResults`
+    "Write the report, say what was found, and leave with 1 if something is missing."
     from semsim.report import write_report
-    from semsim.study import Study, check_study, materials, run_study
-    given = dict(archs=tuple(arch or ()), variants=tuple(variant or ()), images=images, epochs=epochs, presentations=presentations, steps=steps,
-                 tv=tv, size=size, seed=seed)
-    study = Study(data, skip_bad=skip_bad, **{name: value for name, value in given.items() if value not in (None, ())})
-    loaded, _, _ = materials(check_study(study))
-    out = out or Path("runs")/loaded.name
-    print(f"{loaded}\n{len(study.archs) * len(study.variants)} models x {study.images} originals; results in {out}", flush=True)
-    results = run_study(study, out)
-    report = write_report(results, out)
-    print("\n".join(["", *results.verdict, f"Report: {report.resolve()}"]))
+    report = write_report(results, folder)
+    for part in results.parts: print("", *([f"{part.name}:"] if len(results.parts) > 1 else []), *part.verdict, sep="\n")
+    for what, why in list(results.missing.items())[:5]: print(f"missing: {what}: {why}")
+    print(f"Report: {report.resolve()}")
+    if results.missing:
+        print(f"{len(results.missing)} units are missing; the same command tries them again")
+        raise typer.Exit(1)
+
+# %% ../nbs/52_cli.ipynb #5cd9a51d
+@app.command()
+def plan(study:str=_STUDY, out:Path=_OUT, workers:int=typer.Option(None, min=1, help="Local processes to plan for; without it one for each core.")):
+    "Say what a study has still to do, how long it will take on this machine, and how much disk it needs."
+    import os
+    from semsim.study import plan_study
+    chosen, folder = opened_study(study, out)
+    table, count = plan_study(chosen, folder), workers or len(os.sched_getaffinity(0))
+    print(table.assign(hours=table.hours.map("{:.2f}".format), gigabytes=table.gigabytes.map("{:.3f}".format)).to_string())
+    print(f"{table.units.sum() - table.done.sum()} of {table.units.sum()} units to do: about {table.hours.sum() / count:.2f} hours with {count} workers, {table.gigabytes.sum():.2f} GB, in {folder}",
+          "Estimated from a few timed steps of each kind on this machine; workers slow each other down.", sep="\n")
+
+@app.command()
+def status(study:str=_STUDY, out:Path=_OUT):
+    "Say how far a study is, and what failed."
+    from semsim.study import study_status
+    chosen, folder = opened_study(study, out)
+    table, failed = study_status(chosen, folder)
+    print(table.to_string(), f"{table.done.sum()} of {table.units.sum()} units are done in {folder}", *(f"failed: {what}: {why}" for what, why in failed.items()), sep="\n")
+
+@app.command()
+def report(study:str=_STUDY, out:Path=_OUT):
+    "Write a study's tables and report from what is there."
+    from semsim.study import report_study
+    chosen, folder = opened_study(study, out)
+    finish(report_study(chosen, folder), folder)
 
 # %% ../nbs/52_cli.ipynb #96fada00
 data_commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Published data sets, as tables.")

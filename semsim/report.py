@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .analysis import COEFFICIENTS, STATISTICS
 from .conclusions import render_page
-from .core import InputError, atomic_path, show_images, to_pil
+from .core import InputError, atomic_path, file_hash, show_images, to_pil
 from .figures import PLAIN, data_uri, figure_uri, plot_agreement_scatter, plot_forest
 from .metrics import check_pairs
+from .settings import study_text
 
 # %% ../nbs/51_report.ipynb #e8f98e95
 def _picture(image):
@@ -122,14 +123,20 @@ def _warnings(results):
     return said
 
 # %% ../nbs/51_report.ipynb #16fa9f2e
-def _listed(settings):
-    "Settings as pairs of texts, without the command"
-    def said(value): return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return [(name, said(value)) for name, value in settings.items() if name != "command"]
+def _by_data(parts):
+    "Columns and rows of the table of all data sets, in the order of the metrics"
+    tables = [part.agreement[(part.agreement.coefficient == "spearman") & (part.agreement.facet == "originals") & (part.agreement.level == "original")] for part in parts]
+    names = list(dict.fromkeys(name for table in tables for name in table.metric))
+    columns = [dict(name=part.name, said=f"{part.scores.model.nunique()} models, {part.scores.original.nunique()} originals; {part.annotator}") for part in parts]
+    return dict(columns=columns, rows=[dict(metric=name, cells=[_correlation(table[table.metric == name]) for table in tables]) for name in names] if len(parts) > 1 else [])
 
-def _tables(folder):
-    "Names and relative links of the study's CSV files"
-    return [(path.name, f"../tables/{quote(path.name)}") for path in sorted(Path(folder).glob("tables/*.csv"))]
+# %% ../nbs/51_report.ipynb #553bcb65
+def _files(folder):
+    "Names, relative links and hashes of the study's files"
+    folder = Path(folder)
+    files = [*sorted(folder.glob("tables/*.*")), *(folder/name for name in ("study.yaml", "study.json", "manifest.jsonl") if (folder/name).exists())]
+    found = [(path, file_hash(path, (path.stat().st_mtime_ns, path.stat().st_size))[:16]) for path in files] + [(path, "a folder for each model") for path in sorted(folder.glob("reconstructions/*"))]
+    return [(path.relative_to(folder).as_posix(), f"../{quote(path.relative_to(folder).as_posix())}", said) for path, said in found]
 
 # %% ../nbs/51_report.ipynb #1c44f2c2
 def _facts(results):
@@ -139,15 +146,19 @@ def _facts(results):
             (len(scores), "reconstructions"), (scores.original.nunique(), "originals"), (scores.model.nunique(), "models"),
             (len(results.classes), "classes")]
 
+def _part(results, number):
+    "What the page shows of one data set"
+    return dict(id=f"data-{number}", name=results.name, annotator=results.annotator, verdict=results.verdict,
+        warnings=_warnings(results), facts=_facts(results), grid=_grid(results), models=_models(results), classes=len(results.classes),
+        correlations=[(COEFFICIENTS[name], _correlation_rows(results.agreement, name)) for name in STATISTICS],
+        notes=_notes(results.agreement), forests=_forests(results), scatters=_scatters(results))
+
 def _page(results, folder):
     "The report as HTML"
-    return render_page("report.html",
-        data=results.settings["data"], command=results.settings.get("command"), annotator=results.annotator, verdict=results.verdict,
-        warnings=_warnings(results), facts=_facts(results), grid=_grid(results), models=_models(results), classes=results.classes,
-        levels=[dict(name=name, points=points) for name, points in _LEVELS.values()],
-        correlations=[(COEFFICIENTS[name], _correlation_rows(results.agreement, name)) for name in STATISTICS],
-        notes=_notes(results.agreement), forests=_forests(results), scatters=_scatters(results),
-        listed=[*_listed(results.settings), *_listed(results.versions)], tables=_tables(folder))
+    return render_page("report.html", name=results.study.name, parts=[_part(part, number) for number, part in enumerate(results.parts, 1)], by_data=_by_data(results.parts),
+        missing=list(results.missing.items()), command=results.command, settings=study_text(results.study),
+        levels=[dict(name=name, said=f"n: {points}") for name, points in _LEVELS.values()],
+        listed=[*results.versions.items(), *results.hashes.items()], files=_files(folder))
 
 # %% ../nbs/51_report.ipynb #18c3330a
 def write_report(results, # a `StudyResults` of `semsim.study`

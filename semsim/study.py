@@ -10,7 +10,8 @@ __all__ = ['CHUNK', 'CLEAN', 'OTHERS', 'COLUMNS', 'AGREEMENT', 'materials', 'Fac
            'semsim_path', 'lesson_of', 'fit', 'make_semsim', 'read_semsim', 'folds_of', 'distances_path',
            'make_distances', 'columns_of', 'panel_units', 'model_units', 'semsim_units', 'units_of', 'DataResults',
            'present', 'collect', 'judge_of', 'summarise_data', 'versions', 'hashes', 'StudyResults', 'summarise_study',
-           'write_pictures', 'write_results', 'begin', 'located', 'run_study']
+           'write_pictures', 'write_results', 'begin', 'located', 'run_study', 'report_study', 'cost_of', 'plan_study',
+           'study_status']
 
 # %% ../nbs/50_study.ipynb #7e989a0d
 import hashlib
@@ -34,6 +35,7 @@ from .conclusions import verdict
 from .consensus import aggregate
 from .core import InputError, atomic_path, content_id, file_hash, find_weights, generator, load_tensors, read_table, save_tensors, write_table
 from .corpus import practice_pictures
+from .costs import STARTING, Shape, annotator_seconds, chunk_bytes, chunk_seconds, classifier_seconds, metric_seconds, network_bytes, semsim_seconds, training_seconds
 from .data import Split, divide, load_dataset, pick, write_reconstructions
 from .defenses import training_input
 from .intervals import agreement
@@ -66,12 +68,14 @@ class Facts:
     ids: tuple # of the originals
     labels: tuple # their classes
     classes: tuple # class names
+    shape: Shape # what decides the costs
 
 @lru_cache
 def facts_of(study:Study, data:Data) -> Facts:
     "What the plan must know of a data set."
     found, _, originals = materials(study, data)
-    return Facts(found.fingerprint, originals.ids, tuple(originals.labels.tolist()), found.classes)
+    shape = Shape(len(found.classes), *found.train.images.shape[1:3], len(found.train))
+    return Facts(found.fingerprint, originals.ids, tuple(originals.labels.tolist()), found.classes, shape)
 
 # %% ../nbs/50_study.ipynb #74a4259a
 def training_of(study:Study, arch:str) -> dict: # options of `train_classifier`
@@ -362,7 +366,7 @@ class DataResults:
 def present(study:Study, folder, data:Data) -> tuple: # (models: name -> model, metrics)
     "The models that can be shown, and the metrics that are there for all of them."
     place, judge = (study, folder, data), study.annotators.judge.kind == "machines"
-    def whole(name, model): return all(path.exists() for path in [*chunk_paths(*place, model), *([answers_path(*place, "judge", one) for one in (CLEAN, name)] if judge else [])])
+    def whole(name, model): return all(path.exists() for path in [classifier_path(*place, *model[:2]), *chunk_paths(*place, model), *([answers_path(*place, "judge", one) for one in (CLEAN, name)] if judge else [])])
     models = {name: model for name, model in models_of(study).items() if whole(name, model)}
     there = [name for name in study.metrics if all(scores_path(*place, model, name).exists() for model in models.values())]
     there += [name for name in columns_of(study) if all(distances_path(*place, model, name).exists() for model in models.values())]
@@ -511,3 +515,54 @@ def run_study(study:Study, # what to do
         results = summarise_study(study, folder, missing)
         write_results(results, folder)
     return results
+
+# %% ../nbs/50_study.ipynb #5e367f29
+def report_study(study:Study, folder) -> StudyResults:
+    "Write tables and pictures from the units that are there, and make none."
+    study, folder = located(study), Path(folder).resolve()
+    if not (folder/"study.yaml").exists(): raise InputError(f"{folder}: no study was run there; begin it with semsim run")
+    with only_run(folder):
+        manifest = begin(study, folder)
+        missing = {one: manifest.failed.get(manifest.key(one), "not made yet") for one in units_of(study, folder) if not manifest.intact(one)}
+        results = summarise_study(study, folder, missing)
+        write_results(results, folder)
+    return results
+
+# %% ../nbs/50_study.ipynb #ec32bd96
+def cost_of(one:Unit) -> tuple: # (seconds with one worker, bytes on the disk)
+    "What a unit of a study will cost, roughly."
+    (study, _, data), rest = one.args[:3], one.args[3:]
+    shape = facts_of(study, data).shape
+    if one.kind == "classifier": return classifier_seconds(study, shape, *rest), network_bytes(rest[0], shape)
+    if one.kind == "attack":
+        (arch, _, attack), first = rest
+        rows = min(CHUNK, study.originals - first)
+        return chunk_seconds(study, shape, arch, attack.attack, rows), chunk_bytes(shape, rows)
+    if one.kind == "scores": return STARTING + study.originals * metric_seconds(rest[1], shape), 2000 + 8 * study.originals
+    if one.kind == "semsim": return semsim_seconds(study, shape, len(models_of(study))), network_bytes(dict(study.semsim.recipe).get("arch", Recipe().arch), shape) // 2
+    if one.kind == "distances": return STARTING + study.originals * training_seconds(dict(study.semsim.recipe).get("arch", Recipe().arch), shape), 2000 + 8 * study.originals
+    role = rest[0]
+    panel = getattr(study.annotators, role)
+    arch = panel.arch or PANELS[POOLS[role]]
+    if one.kind == "annotator": return annotator_seconds(study, shape, role), network_bytes(arch, shape)
+    if one.kind == "answers": return STARTING + study.originals * panel.members * training_seconds(arch, shape) / 3, 2000 + 10 * study.originals
+    attacks = 9 * 300 / 20 * chunk_seconds(study, shape, "lenet", Study().attacks[0].attack, 20) / Study().attacks[0].attack.steps # nine attacks of 300 steps, see `attacked_pictures`
+    return attacks * panel.practice * 4 / 3, 4 * panel.practice * 9 * chunk_bytes(shape, 1) // 8
+
+def plan_study(study:Study, folder) -> pd.DataFrame: # index kind; units, done, hours and gigabytes of those that are not done
+    "What a study has still to do."
+    rows = [dict(kind=one.kind, units=1, done=one.path.exists(), cost=(0, 0) if one.path.exists() else cost_of(one)) for one in units_of(located(study), Path(folder).resolve())]
+    table = pd.DataFrame(rows)
+    table = table.assign(hours=[cost[0] / 3600 for cost in table.cost], gigabytes=[cost[1] / 1e9 for cost in table.cost])
+    return table.drop(columns="cost").groupby("kind", sort=False).sum()
+
+def study_status(study:Study, folder) -> tuple: # (index kind: units, done, failed; unit in words -> why it failed last)
+    "How far a study is."
+    folder = Path(folder).resolve()
+    manifest, failed = Manifest(folder), {}
+    rows = []
+    for one in units_of(located(study), folder):
+        done, why = one.path.exists(), manifest.failed.get(manifest.key(one))
+        if why and not done: failed[f"{one.kind} {one.name}"] = why
+        rows.append(dict(kind=one.kind, units=1, done=done, failed=bool(why and not done)))
+    return pd.DataFrame(rows).groupby("kind", sort=False).sum(), failed

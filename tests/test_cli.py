@@ -323,7 +323,7 @@ BAD_INPUT = {
     "bad-share": (None, ("run", "--variant", "prune_100"), ["prune_100"]),
     "one-model": (None, ("run", "--arch", "lenet", "--variant", "none"), ["two or more"]),
     "too-many-images": (None, ("run", "--images", 100000), ["100000 images"]),
-    "no-steps": (None, ("run", "--steps", 0), ["steps is 0"]),
+    "no-steps": (None, ("run", "--steps", 0), ["attacks[0]", "steps", "1 or more"]),
 }
 
 
@@ -396,13 +396,13 @@ def test_a_study_ends_with_the_verdict_and_the_reports_path(study):
     folder, ended = study
     assert ended.code == 0, ended.err
     page, settings = folder / "study/report/index.html", json.loads((folder / "study/study.json").read_text())
-    verdict = settings["verdict"]
+    verdict = settings["results"]["pictures"]["verdict"]
     assert ended.out.splitlines()[-len(verdict) - 1 :] == [*verdict, f"Report: {page.resolve()}"] and "panel B (machine)" in verdict[0]
     assert page.read_text().rstrip().endswith("</html>")
     assert set(tables(folder / "study")) == {"scores.csv", "models.csv", "agreement.csv"}
     scores = pd.read_csv(folder / "study/tables/scores.csv")
     assert scores.groupby("model").original.nunique().to_dict() == {"lenet none": 6, "lenet prune_70": 6}
-    assert len(list(folder.glob("study/reconstructions/lenet none/*_rec.png"))) == 6
+    assert len(list(folder.glob("study/reconstructions/pictures/lenet none/*_rec.png"))) == 6
 
 
 def test_a_study_warns_of_a_skipped_picture_once(study):

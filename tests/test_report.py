@@ -1,5 +1,6 @@
 """The report as a file that is sent around: nothing runs in it, nothing is fetched by it, hostile names stay text, half a report never exists."""
 
+import hashlib
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from semsim.core import InputError
 from semsim.data import Split
 from semsim.intervals import agreement
 from semsim.report import contact_sheet, write_report
+from semsim.settings import Study
 
 EVIL = "<script>alert(1)</script>"
 BREAKOUT = '" onerror="alert(1)'
@@ -70,8 +72,7 @@ def make(n=15, channels=1, recognised=None, models=MODELS):
     means = scores.groupby("model")[["recognised", "mse", "psnr"]].mean().assign(arch="a", variant="v", accuracy=0.9)
     about = scores, "recognised", list(DIRECTIONS), DIRECTIONS
     return SimpleNamespace(
-        settings=dict(data=EVIL, archs=["a"], seed=0, fingerprint="0123456789abcdef", command="semsim run --data '<b>'"),
-        versions={"python": "3", "torch": "2"},
+        name=EVIL,
         classes=(EVIL, BREAKOUT),
         originals=originals,
         reconstructions=copies,
@@ -85,6 +86,17 @@ def make(n=15, channels=1, recognised=None, models=MODELS):
     )
 
 
+def study_of(*parts, missing=()):
+    "The whole study around results on data sets."
+    return SimpleNamespace(
+        study=Study(), parts=list(parts), missing=dict(missing), versions={"python": "3", "torch": "2"}, hashes={"study": "0123456789abcdef"}, command="semsim run '<b>'"
+    )
+
+
+def written(results, folder):
+    return write_report(study_of(results), folder)
+
+
 @pytest.fixture(scope="module")
 def results():
     return make()
@@ -92,7 +104,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def page(results, tmp_path_factory):
-    return Page(write_report(results, tmp_path_factory.mktemp("study")))
+    return Page(written(results, tmp_path_factory.mktemp("study")))
 
 
 # What a name can do
@@ -100,7 +112,7 @@ def page(results, tmp_path_factory):
 
 def test_names_stay_text(page):
     assert "<script" not in page.source and "<b>'" not in page.source.split("<pre>")[1].split("</pre>")[0]
-    assert EVIL in page.text and "semsim run --data '<b>'" in page.text and "<3 classifiers>" in page.text
+    assert EVIL in page.text and "semsim run '<b>'" in page.text and "<3 classifiers>" in page.text
 
 
 def test_no_attribute_was_smuggled_in(page):
@@ -111,7 +123,7 @@ def test_no_attribute_was_smuggled_in(page):
 
 def test_a_name_that_is_no_unicode_is_written_all_the_same(results, tmp_path):
     odd = SimpleNamespace(**{**vars(results), "classes": ("caf\udce9", "b")})
-    assert "caf?" in write_report(odd, tmp_path).read_text(encoding="utf-8")
+    assert "caf?" in written(odd, tmp_path).read_text(encoding="utf-8")
 
 
 # What the page needs: nothing
@@ -120,7 +132,9 @@ def test_a_name_that_is_no_unicode_is_written_all_the_same(results, tmp_path):
 def test_nothing_runs_and_nothing_is_fetched(page):
     assert not RUNS_OR_FETCHES & {tag for tag, _ in page.tags}
     assert {image["src"].split(":")[0] for image in page.all("img")} == {"data"}
-    assert not page.all("a")
+    assert all(link["href"].startswith("#") for link in page.all("a"))
+    places = {attributes.get("id") for _, attributes in page.tags}
+    assert {link["href"][1:] for link in page.all("a")} <= places
     style = page.source.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style and "@import" not in style
 
@@ -151,17 +165,50 @@ def test_links_are_relative(results, tmp_path):
     (tmp_path / "tables").mkdir()
     for name in ('a "b".csv', "scores.csv", "scores.parquet"):
         (tmp_path / "tables" / name).touch()
-    links = Page(write_report(results, tmp_path)).all("a")
-    assert [link["href"] for link in links] == ["../tables/a%20%22b%22.csv", "../tables/scores.csv"]
+    links = Page(written(results, tmp_path)).all("a")
+    links = [link["href"] for link in links if not link["href"].startswith("#")]
+    assert links == ["../tables/a%20%22b%22.csv", "../tables/scores.csv", "../tables/scores.parquet"]
+
+
+def test_every_file_is_linked_with_its_hash(results, tmp_path):
+    for name in ("study.yaml", "manifest.jsonl", "reconstructions/digits/lenet none/1_0_rec.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    page = Page(written(results, tmp_path))
+    linked = {link["href"] for link in page.all("a") if not link["href"].startswith("#")}
+    assert linked == {"../study.yaml", "../manifest.jsonl", "../reconstructions/digits"}
+    assert all((tmp_path / "report" / link).exists() for link in linked)
+    assert hashlib.sha256(b"study.yaml").hexdigest()[:16] in page.text
+
+
+def test_what_is_missing_is_said_first_and_listed(results, tmp_path):
+    page = Page(write_report(study_of(results, missing={"attack <b>": "no memory <script>"}), tmp_path))
+    assert "1 of its units are missing" in page.text.split("How to read this")[0]
+    assert "no memory <script>" in page.text and not page.all("script")
+
+
+def test_a_study_of_which_nothing_is_there_has_a_page(tmp_path):
+    page = Page(write_report(study_of(missing={"everything": "not made yet"}), tmp_path))
+    assert "What was run" in page.text and "not made yet" in page.text and not page.all("img")
+
+
+def test_several_data_sets_have_a_table_of_all_and_sections_of_their_own(results, tmp_path):
+    other = SimpleNamespace(**{**vars(results), "name": "other", "agreement": results.agreement.assign(metric=results.agreement.metric.replace("mse", "semsim[other data]"))})
+    page = Page(write_report(study_of(results, other), tmp_path))
+    table = page.text.split("Agreement by data set")[1].split("What the attacker recovered")[0]
+    assert "semsim[other data]" in table and "psnr" in table and EVIL in table
+    assert len(page.all("img")) == 2 * (12 * (1 + len(MODELS)) + 3 + len(DIRECTIONS))
+    places = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(places)) == len(places)
 
 
 def test_equal_results_give_an_equal_file(results, page, tmp_path):
-    assert write_report(results, tmp_path).read_text(encoding="utf-8") == page.source
+    assert written(results, tmp_path).read_text(encoding="utf-8") == page.source
 
 
 def test_no_figure_stays_open(results, tmp_path):
     plt.close("all")  # what other tests of this process left
-    write_report(results, tmp_path)
+    written(results, tmp_path)
     assert not plt.get_fignums()
 
 
@@ -170,29 +217,29 @@ def test_no_figure_stays_open(results, tmp_path):
 
 @pytest.mark.parametrize("share, said", [(0.0, "Nothing was recognised"), (1.0, "were recognised alike: their share is 100%")])
 def test_constant_recognition_is_said_first(share, said, tmp_path):
-    text = Page(write_report(make(recognised=share), tmp_path)).text
+    text = Page(written(make(recognised=share), tmp_path)).text
     assert said in text.split("How to read this")[0] and "No correlation is defined" in text
     assert "undefined" in text and "nan" not in text
 
 
 def test_a_metric_that_cannot_be_drawn_says_why(results, tmp_path):
     infinite = SimpleNamespace(**{**vars(results), "models": results.models.assign(psnr=np.inf)})
-    assert "'psnr' is infinite in 3 of 3 rows" in Page(write_report(infinite, tmp_path)).text
+    assert "'psnr' is infinite in 3 of 3 rows" in Page(written(infinite, tmp_path)).text
 
 
 def test_no_annotator_score(results, tmp_path):
     blank = SimpleNamespace(**{**vars(results), "scores": results.scores.assign(recognised=np.nan)})
     blank.models, blank.agreement = results.models.assign(recognised=np.nan), results.agreement[:0]
-    assert "There is no annotator score at all." in Page(write_report(blank, tmp_path)).text
+    assert "There is no annotator score at all." in Page(written(blank, tmp_path)).text
 
 
 @pytest.mark.parametrize("n, channels", [(3, 1), (3, 3)])
 def test_few_originals_grey_or_colour(n, channels, tmp_path):
-    assert len(Page(write_report(make(n, channels), tmp_path)).all("img")) == n * 4 + 5
+    assert len(Page(written(make(n, channels), tmp_path)).all("img")) == n * 4 + 5
 
 
 def test_one_model_has_no_correlation_between_models(tmp_path):
-    page = Page(write_report(make(models=MODELS[:1]), tmp_path))
+    page = Page(written(make(models=MODELS[:1]), tmp_path))
     assert "needs at least 4" in page.text and len(page.all("img")) == 12 * 2 + 5
 
 
@@ -201,17 +248,17 @@ def test_one_model_has_no_correlation_between_models(tmp_path):
 
 def test_a_failed_render_leaves_nothing(results, tmp_path):
     with pytest.raises(TypeError):
-        write_report(SimpleNamespace(**{**vars(results), "verdict": None}), tmp_path)
+        written(SimpleNamespace(**{**vars(results), "verdict": None}), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_older_report(results, tmp_path, monkeypatch):
-    path = write_report(results, tmp_path)
+    path = written(results, tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(report, "_page", lambda *_: "half a page")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_report(results, tmp_path)
+        written(results, tmp_path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
