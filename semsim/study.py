@@ -387,7 +387,7 @@ def collect(study:Study, folder, data:Data) -> tuple: # (scores, models, reconst
                             recognised=rows[-1].recognised.mean(), **sets)
     if not rows: raise InputError(f"{data.name}: not one model was attacked and judged; see what is missing with semsim status")
     scores = pd.concat(rows, ignore_index=True)
-    refused = [name for name in COLUMNS if name in scores and scores[name].isna().all()] # there was nothing to learn from
+    refused = [name for name in COLUMNS if name in scores and scores[name].isna().any()] # in some fold there was nothing to learn from
     return scores.drop(columns=refused), pd.DataFrame(models).T.infer_objects().rename_axis("model"), pictures
 
 # %% ../nbs/50_study.ipynb #766d374d

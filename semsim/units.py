@@ -89,7 +89,7 @@ def enter(self:Manifest, entry:dict): # a line
     if "format" in entry:
         if entry["format"] != MANIFEST_FORMAT: raise InputError(f"{self.path}: its format is {entry['format']!r}, this semsim knows {MANIFEST_FORMAT}; use the semsim that wrote it, or another folder")
         self.about = dict(entry)
-    elif "error" in entry: self.failed[str(entry["unit"])] = str(entry["error"])
+    elif "error" in entry: self.failed[str(entry["unit"])] = "".join(one if one.isprintable() else "?" for one in str(entry["error"])) # it will be printed
     else:
         self.written[str(entry["unit"])] = dict(sha256=str(entry["sha256"]), bytes=int(entry["bytes"]), seconds=float(entry["seconds"]))
         self.failed.pop(str(entry["unit"]), None)
@@ -227,6 +227,7 @@ def make_unit(make, # writes the file
         torch.set_num_threads(1)
         try:
             make(*args)
+            if not path.is_file(): raise InputError(f"{path.name} was not written: this worker has other data, or another version of semsim, than the run that sent the unit")
             return entry_of(path, time.perf_counter() - started)
         except Exception as error:
             line = " ".join(f"{'' if isinstance(error, InputError) else type(error).__name__ + ': '}{error}".split())

@@ -1,0 +1,404 @@
+"""A study under faults, in real processes: killed, crowded, out of disk, damaged, attacked by its own files. Its tables stay the same to the bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from semsim.core import load_tensors, save_tensors, write_image
+from semsim.data import load_dataset
+from semsim.settings import changed_settings, make_study, read_study
+from semsim.study import run_study, units_of
+from semsim.units import Manifest, Unit, run_units
+
+ROOT = Path(__file__).resolve().parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+ENV.pop("SEMSIM_WEIGHTS", None)
+SEMSIM = [sys.executable, "-c", "from semsim.cli import main; main()"]
+TINY = dict(
+    name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "prune_70"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
+    metrics=["mse", "psnr"], attacks=[dict(preset="inverting_gradients", changes=dict(steps=20))], semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
+    annotators={role: dict(members=1, presentations=200, arch="convnet4", unsure=0.0) for role in ("teacher", "judge")},
+)  # fmt: skip
+
+
+def write_settings(folder, **changes):
+    "A file of the tiny study, and its pictures: zeros and ones, of which an annotator names half even if it only guesses."
+    digits = load_dataset("digits", size=16)
+    for part, split, count in (("train", digits.train, 40), ("test", digits.test, 5)):
+        for label, name in enumerate(("zero", "one")):
+            for row in torch.nonzero(split.labels == label)[:count, 0].tolist():
+                write_image(split.images[row], Path(folder) / "pictures" / part / name / f"{row}.png")
+    path = Path(folder) / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+def started(*arguments, **options):
+    "The command, in a process group of its own."
+    return subprocess.Popen([*SEMSIM, *map(str, arguments)], env=ENV, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def end(process):
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run(*arguments, **options):
+    "The command's exit code and what it said."
+    process = started(*arguments, **options)
+    try:
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+    finally:
+        end(process)
+
+
+def units_in(folder):
+    return [path for path in Path(folder).glob("units/*/*") if not path.name.startswith(".")]
+
+
+def tables(folder):
+    found = {path.name: path.read_bytes() for path in Path(folder).glob("tables/*")}
+    assert set(found) == {f"{name}{ending}" for name in ("scores", "models", "agreement") for ending in (".csv", ".parquet")}
+    return found
+
+
+def entered(folder):
+    "How often each unit was entered into the manifest as written."
+    lines = [json.loads(line) for line in (Path(folder) / "manifest.jsonl").read_text().splitlines()]
+    return Counter(line["unit"] for line in lines if "sha256" in line)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "A finished study, and its tables."
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = run("run", write_settings(folder), "--out", folder / "study", cwd=folder)
+    assert code == 0, err
+    assert "semsim" in pd.read_csv(folder / "study/tables/scores.csv")  # there was something to learn
+    return folder / "study"
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    "A finished study that a test may spoil."
+    subprocess.run(["cp", "-a", undisturbed, tmp_path / "study"], check=True)
+    write_settings(tmp_path)
+    return tmp_path / "study"
+
+
+# Killed
+
+
+def wait_for(process, count, folder):
+    "Until there are so many units, or the process has ended; True if it is still at work."
+    deadline = time.monotonic() + 200
+    while len(units_in(folder)) < count and process.poll() is None:
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.005)
+    return process.poll() is None
+
+
+def test_ten_kills_at_random_moments_and_the_tables_are_the_same(undisturbed, tmp_path):
+    settings, folder, chance, kills = write_settings(tmp_path), tmp_path / "study", random.Random(), 0
+    for count in sorted(chance.sample(range(len(units_in(undisturbed))), 10)):
+        process = started("run", settings, "--out", folder, cwd=tmp_path)
+        try:
+            if wait_for(process, count + 1, folder):
+                time.sleep(chance.uniform(0, 0.3))
+                os.kill(process.pid, signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+        finally:
+            end(process)
+    assert kills >= 8  # the last ones may find the study finished
+    before = {path: path.stat().st_mtime_ns for path in units_in(folder)}
+    code, _, err = run("run", settings, "--out", folder, cwd=tmp_path)
+    assert code == 0, err
+    assert tables(folder) == tables(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing that was finished is made again
+    assert set(entered(folder).values()) == {1} and entered(folder).keys() == entered(undisturbed).keys()
+    assert not list(folder.rglob(".writing-*"))
+
+
+def test_any_number_of_workers_in_any_order(undisturbed, tmp_path, monkeypatch):
+    write_settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(3) as threads:
+        results = run_study(make_study(TINY), tmp_path / "threads", threads)
+    assert not results.missing and tables(tmp_path / "threads") == tables(undisturbed)
+    code, _, err = run("run", write_settings(tmp_path), "--out", "one", "--workers", 1, cwd=tmp_path)
+    assert code == 0 and tables(tmp_path / "one") == tables(undisturbed), err
+
+
+# A Dask cluster
+
+
+@contextmanager
+def dask_cluster(folder, count):
+    "A scheduler and so many workers, each a process of its own: the address, and the workers."
+    place, processes, log = folder / "scheduler.json", [], open(folder / "dask.log", "w")
+    options = dict(env=ENV, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    begin = lambda module, *arguments: processes.append(subprocess.Popen([sys.executable, "-m", f"distributed.cli.{module}", *map(str, arguments)], **options))
+    try:
+        begin("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", place)
+        for number in range(count):
+            begin("dask_worker", "--scheduler-file", place, "--host", "127.0.0.1", "--nthreads", 1, "--no-nanny", "--no-dashboard", "--name", number, "--local-directory", folder)
+        deadline = time.monotonic() + 60
+        while not place.exists():
+            assert time.monotonic() < deadline, (folder / "dask.log").read_text()
+            time.sleep(0.05)
+        yield json.loads(place.read_text())["address"], processes[1:]
+    finally:
+        for process in processes:
+            end(process)
+        log.close()
+
+
+def test_a_dask_worker_is_killed_and_nothing_is_lost_and_nothing_made_twice(undisturbed, tmp_path):
+    with dask_cluster(tmp_path, 3) as (address, dask_workers):
+        process = started("run", write_settings(tmp_path), "--out", "study", "--dask", address, cwd=tmp_path)
+        try:
+            assert wait_for(process, 2, tmp_path / "study")
+            os.kill(dask_workers[0].pid, signal.SIGKILL)
+            _, err = process.communicate(timeout=300)
+        finally:
+            end(process)
+    assert process.returncode == 0, err
+    assert tables(tmp_path / "study") == tables(undisturbed)
+    assert set(entered(tmp_path / "study").values()) == {1} and entered(tmp_path / "study").keys() == entered(undisturbed).keys()
+
+
+def test_submitit_takes_units_as_well(tmp_path):
+    submitit = pytest.importorskip("submitit")
+    units = [Unit("toy", name, tmp_path / f"{name}.csv", Path.write_text, (tmp_path / f"{name}.csv", "x\n1\n")) for name in "ab"]
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=2)
+    assert run_units(units, executor, Manifest(tmp_path)) == {}
+    assert [one.path.read_text() for one in units] == ["x\n1\n"] * 2
+
+
+# The disk
+
+
+@contextmanager
+def small_disk(folder, size):
+    "A disk of its own in memory."
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs the rights of root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_done(undisturbed, tmp_path):
+    settings = write_settings(tmp_path)
+    with small_disk(tmp_path / "disk", "250k") as disk:
+        code, _, err = run("run", settings, "--out", disk / "study", cwd=tmp_path)
+        lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+        assert code == 2 and len(lines) == 1 and "No space left on device" in lines[0], err
+        kept = {path: path.read_bytes() for path in units_in(disk / "study")}
+        assert kept and not list((disk / "study").rglob("tables"))
+        remount(disk, "size=100m")
+        code, _, err = run("run", settings, "--out", disk / "study", cwd=tmp_path)
+        assert code == 0, err
+        assert tables(disk / "study") == tables(undisturbed) and not list(disk.rglob(".writing-*"))
+        assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_read_only_folder_is_said_in_one_line(copy, tmp_path):
+    with small_disk(tmp_path / "disk", "100m") as disk:
+        subprocess.run(["cp", "-a", copy, disk / "study"], check=True)
+        remount(disk, "ro")
+        code, _, err = run("run", tmp_path / "tiny.yaml", "--out", disk / "study", cwd=tmp_path)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "Read-only file system" in err, err
+        code, out, err = run("status", disk / "study", cwd=tmp_path)  # looking is allowed
+        assert code == 0 and "units are done" in out, err
+
+
+# Damage
+
+
+def changed_units(folder, before):
+    return {path.relative_to(folder).as_posix() for path in units_in(folder) if before.get(path) != path.stat().st_mtime_ns}
+
+
+def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
+    table, network = next(copy.glob("units/scores/*")), next(copy.glob("units/classifier/*"))
+    table.write_bytes(table.read_bytes()[:-20])
+    tensors, card = load_tensors(network)
+    name = next(iter(tensors))
+    save_tensors(network, tensors | {name: tensors[name] + 1}, card)  # a sound file with other weights
+    code, _, err = run("run", tmp_path / "tiny.yaml", "--out", copy, cwd=tmp_path)
+    assert code == 0 and err.count("computed again") == 2 and table.name in err and network.name in err, err
+    assert changed_units(copy, before) == {f"units/scores/{table.name}", f"units/classifier/{network.name}"}
+    assert tables(copy) == tables(undisturbed)
+
+
+def test_one_more_metric_is_one_more_column(copy, undisturbed, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
+    code, _, err = run("run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, cwd=tmp_path)
+    assert code == 0 and "other settings than in the last run: metrics" in err, err
+    assert len(new := changed_units(copy, before)) == 2 and all(path.startswith("units/scores/") for path in new)
+    scores, first = pd.read_parquet(copy / "tables/scores.parquet"), pd.read_parquet(undisturbed / "tables/scores.parquet")
+    pd.testing.assert_frame_equal(scores.drop(columns="rmse"), first)
+    torch.testing.assert_close(torch.tensor(scores.rmse**2), torch.tensor(scores.mse), rtol=1e-5, atol=0)
+
+
+def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, tmp_path):
+    settings = write_settings(tmp_path, metrics=["mse", "lpips[squeeze]", "psnr"])  # its weights are nowhere here
+    code, out, err = run("run", settings, "--out", copy, cwd=tmp_path)
+    if code == 0:
+        pytest.skip("this machine has SqueezeNet's weights")
+    assert code == 1 and "missing: scores tiny" not in out and "missing: scores pictures lenet none, lpips[squeeze]: no weights for" in out
+    assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its units are missing" in (copy / "report/index.html").read_text()
+    code, out, _ = run("status", settings, "--out", copy, cwd=tmp_path)
+    assert code == 0 and out.count("failed: scores pictures") == 2
+    assert json.loads((copy / "study.json").read_text())["missing"]
+
+
+# Two at once, and the wrong folder
+
+
+def test_a_second_process_is_refused_and_does_no_harm(undisturbed, tmp_path):
+    settings, folder = write_settings(tmp_path), tmp_path / "study"
+    first = started("run", settings, "--out", folder, cwd=tmp_path)
+    try:
+        assert wait_for(first, 1, folder)
+        code, _, err = run("run", settings, "--out", folder, cwd=tmp_path)
+        assert code == 2 and "another process is at work on this study" in err and err.count("\n") == 1
+        first.communicate(timeout=300)
+        assert first.returncode == 0 and tables(folder) == tables(undisturbed)
+    finally:
+        end(first)
+
+
+def contents(folder):
+    return {path: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(folder).rglob("*") if path.name != ".lock"}
+
+
+def refused(folder, *words, settings=None):
+    "A run must be refused in one line that says these words, and change nothing."
+    before = contents(folder)
+    code, _, err = run("run", settings or folder.parent / "tiny.yaml", "--out", folder, cwd=folder.parent)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
+    assert contents(folder) == before
+
+
+def test_a_folder_of_another_study_is_refused(copy, tmp_path):
+    refused(copy, "belongs to the study 'tiny'", "'other'", settings=write_settings(tmp_path, name="other"))
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    write_settings(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_text("a cat")
+    refused(tmp_path / "photos", "cat.jpg", "no study")
+
+
+def test_newer_formats_are_refused(copy):
+    manifest, settings = copy / "manifest.jsonl", copy / "study.yaml"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    refused(copy, "manifest.jsonl", "its format is 2")
+    manifest.unlink()
+    settings.write_text(settings.read_text().replace("format: 1", "format: 2"))
+    refused(copy, "study.yaml", "its format is 2")
+
+
+def test_data_that_changed_under_a_study_are_refused(tmp_path):
+    settings = write_settings(tmp_path, semsim=None, annotators=dict(teacher=None, judge="people"))
+    code, out, err = run("run", settings, "--out", "study", cwd=tmp_path)
+    assert code == 0 and "semsim annotate" in out, err
+    write_image(torch.rand(1, 16, 16), next((tmp_path / "pictures/train/one").iterdir()))
+    refused(tmp_path / "study", "pictures: its images have changed")
+
+
+# Files from somebody else
+
+
+def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, tmp_path):
+    manifest, outside = copy / "manifest.jsonl", tmp_path / "outside.parquet"
+    outside.write_text("mine")
+    hostile = [dict(unit="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1), dict(unit="/etc/passwd", error="\x1b[2J<script>alert(1)</script>")]
+    hostile += [dict(unit=key, sha256="0" * 64, bytes=-1, seconds=1e9) for key in entered(copy)]
+    manifest.write_text(manifest.read_text() + "".join(json.dumps(line) + "\n" for line in hostile))
+    code, _, err = run("run", tmp_path / "tiny.yaml", "--out", copy, cwd=tmp_path)
+    assert code == 0 and err.count("computed again") == len(units_in(undisturbed)), err
+    assert outside.read_text() == "mine" and tables(copy) == tables(undisturbed)
+    assert "<script>" not in (copy / "report/index.html").read_text()
+
+
+def test_errors_from_a_manifest_cannot_mark_up_the_report_or_the_screen(copy, tmp_path):
+    gone = next(copy.glob("units/scores/*"))
+    gone.unlink()
+    with open(copy / "manifest.jsonl", "a") as manifest:
+        manifest.write(json.dumps(dict(unit=f"units/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n")
+    code, out, err = run("report", copy, cwd=tmp_path)
+    page = (copy / "report/index.html").read_text()
+    assert code == 1 and "\x1b" not in out + err and "<script>" not in page and "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.parametrize("link", ["units", "tables", "manifest.jsonl", "units/classifier", "report"])
+def test_links_out_of_the_folder_are_refused(copy, tmp_path, link):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    subprocess.run(["mv", copy / link, outside / "moved"], check=True)
+    (copy / link).symlink_to(outside / "moved")
+    before = contents(outside)
+    refused(copy, "a link", link)
+    assert contents(outside) == before
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("!!python/object/apply:os.system ['touch hacked']", "cannot be read as YAML"),
+        ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
+        ("name: ../../outside", "name"),
+        ("name: tiny\nattacks: [{preset: dlg, name: ../x}]", "attacks[0].name"),
+        ("name: tiny\nvariants: [none, {name: ../x}]", "variants[1].name"),
+        ("name: tiny\nmetrics: ['../../x']", "metrics[0]"),
+        ("[" * 5000, "cannot be read as YAML"),
+        ("x" * 2**21, "more than a megabyte"),
+    ],
+)
+def test_a_hostile_study_file_is_refused_and_nothing_is_written(tmp_path, text, said):
+    (tmp_path / "hostile.yaml").write_text(text)
+    code, _, err = run("run", "hostile.yaml", cwd=tmp_path)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, err
+    assert [path.name for path in tmp_path.iterdir()] == ["hostile.yaml"]
+
+
+# What ships
+
+
+def test_the_published_studies_wait_for_their_data_in_one_line(tmp_path):
+    code, _, err = run("run", "paper-celeba", cwd=tmp_path)
+    assert code == 2 and err.startswith("error: celeba-identity: no folder") and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_written_study_is_the_study(undisturbed):
+    settings = make_study(TINY)
+    assert changed_settings(read_study(undisturbed), settings) == ["data"]  # whose place is written in full
+    assert read_study(undisturbed).data[0].name == settings.data[0].name
+    assert len(units_of(read_study(undisturbed), undisturbed)) == len(units_in(undisturbed))
