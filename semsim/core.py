@@ -10,12 +10,14 @@ __all__ = ['WEIGHTS', 'InputError', 'check_name', 'content_id', 'derive_seed', '
 
 # %% ../nbs/00_core.ipynb #59721ac0
 import difflib
+import errno
 import hashlib
 import json
 import math
 import multiprocessing
 import os
 import random
+import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +174,11 @@ def save_tensors(path, # a .safetensors file
                 ):
     "Write tensors and their card, whole or not at all."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"card": json.dumps(card or {})})
+    with atomic_path(path) as temporary:
+        try: save_file(tensors, temporary, metadata={"card": json.dumps(card or {})})
+        except SafetensorError as error: # which hides that the disk is full
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
 def load_tensors(path # a .safetensors file
                 ) -> tuple: # (name -> Tensor, card)

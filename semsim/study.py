@@ -488,7 +488,8 @@ def begin(study:Study, folder:Path) -> Manifest:
     manifest, prints = Manifest(folder), {data.name: facts_of(study, data).fingerprint for data in study.data}
     known = manifest.about.get("data", {})
     for data in study.data:
-        if before and data in before.data and known.get(data.name, prints[data.name]) != prints[data.name]:
+        same = before and any((one.name, one.size, one.skip_bad) == (data.name, data.size, data.skip_bad) for one in before.data)
+        if same and known.get(data.name, prints[data.name]) != prints[data.name]:
             raise InputError(f"{data.name}: its images have changed since this study was begun ({known[data.name]}, now {prints[data.name]}); restore them, or begin in another folder (--out)")
     if before and before != study: warnings.warn(f"{folder}: other settings than in the last run: {', '.join(changed_settings(before, study))}")
     if before != study: write_study(study, folder/"study.yaml")

@@ -1,7 +1,15 @@
-"""Gives every test that takes a `notebook` one run for each notebook of the project."""
+"""Gives every test that takes a `notebook` one run for each notebook of the project, and commands without the wait for their imports."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 # Set before anything loads torch, and for every process that a test starts: small networks on few cores lose most of their
 # time to spinning threads, and pytest-xdist has a test for each core already.
@@ -17,3 +25,81 @@ def pytest_generate_tests(metafunc):
         names = sorted(path.relative_to(NBS) for path in NBS.rglob("*.ipynb"))
         names = [name for name in names if not any(part[0] in "._" for part in name.parts)]
         metafunc.parametrize("notebook", [NBS / name for name in names], ids=[name.as_posix() for name in names])
+
+
+# Commands
+
+ROOT = NBS.parent
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "COLUMNS": "200"}
+PROGRAM = "from semsim.cli import main; main()"
+Ended = namedtuple("Ended", "code out err")
+
+# Imports once what every command needs, then runs each command in a fork of itself.
+SERVER = """
+import json, os, resource, signal, sys, traceback
+import torch, semsim.report, semsim.semsim, semsim.study, semsim.teaching
+from semsim.cli import main
+torch.set_num_threads(1)
+for line in sys.stdin:
+    wanted = json.loads(line)
+    if isinstance(wanted, int): # wait for the process of that number
+        print(os.waitstatus_to_exitcode(os.waitpid(wanted, 0)[1]), flush=True)
+        continue
+    arguments, folder, out, err, largest = wanted
+    if (child := os.fork()) == 0:
+        os.chdir(folder)
+        for number, name in ((1, out), (2, err)): os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        signal.alarm(300)
+        if largest: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        sys.argv, code = ["semsim", *arguments], 0
+        try: main()
+        except SystemExit as end: code = end.code or 0
+        except BaseException: traceback.print_exc(); code = 1
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code) # tearing a torch interpreter down takes seconds
+    print(child, flush=True)
+"""
+
+
+def start(code, *arguments, **options):
+    "Python in a process group of its own, which hears Ctrl-C even if the tests were started in the background."
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(arguments, env=ENV, text=True, start_new_session=True, preexec_fn=hear, **options)
+
+
+def end(process):
+    "Leave nothing of its group behind."
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def server():
+    process = start(SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(wanted):
+        print(json.dumps(wanted), file=process.stdin, flush=True)
+        return int(process.stdout.readline())
+
+    yield ask
+    end(process)
+
+
+@pytest.fixture
+def begin(server, tmp_path, tmp_path_factory):
+    "Starts a command in `tmp_path`, which holds nothing but what the test puts there: its number, and a function that waits for its end; `largest` is a limit on file sizes."
+
+    def run(*arguments, largest=0):
+        out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))
+        number = server([[*map(str, arguments)], *map(str, (tmp_path, out, err)), largest])
+        return number, lambda: Ended(server(number), out.read_text(), err.read_text())
+
+    return run
+
+
+@pytest.fixture
+def semsim(begin):
+    "Runs a command in `tmp_path`."
+    return lambda *arguments, **options: begin(*arguments, **options)[1]()

@@ -4,10 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections import namedtuple
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import PROGRAM, Ended, end, start
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -22,48 +20,6 @@ from semsim.core import load_tensors, save_tensors, write_image
 from semsim.data import Split, load_dataset, pick, write_reconstructions
 from semsim.models import build_classifier, save_classifier
 from semsim.semsim import Calibration, SemSim
-
-ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "COLUMNS": "200"}
-PROGRAM = "from semsim.cli import main; main()"
-Ended = namedtuple("Ended", "code out err")
-
-# Imports once what every command needs, then runs each command in a fork of itself.
-SERVER = """
-import json, os, resource, signal, sys, traceback
-import torch, semsim.report, semsim.semsim, semsim.study, semsim.teaching
-from semsim.cli import main
-torch.set_num_threads(1)
-for line in sys.stdin:
-    arguments, folder, out, err, largest = json.loads(line)
-    if (child := os.fork()) == 0:
-        os.chdir(folder)
-        for number, name in ((1, out), (2, err)): os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        signal.alarm(100)
-        if largest: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        sys.argv, code = ["semsim", *arguments], 0
-        try: main()
-        except SystemExit as end: code = end.code or 0
-        except BaseException: traceback.print_exc(); code = 1
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code) # tearing a torch interpreter down takes seconds
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-def start(code, *arguments, **options):
-    "Python in a process group of its own, which hears Ctrl-C even if the tests were started in the background."
-    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    arguments = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(arguments, env=ENV, text=True, start_new_session=True, preexec_fn=hear, **options)
-
-
-def end(process):
-    "Leave nothing of its group behind."
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
 
 def command(folder, *arguments, until=None, stop=None):
     "The command as a user starts it, stopped if there is an `until`. Its pipes close with its last worker, so that an orphan is a timeout."
@@ -79,25 +35,6 @@ def command(folder, *arguments, until=None, stop=None):
         return Ended(process.returncode, out, err)
     finally:
         end(process)
-
-
-@pytest.fixture(scope="module")
-def server():
-    process = start(SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    yield process
-    end(process)
-
-
-@pytest.fixture
-def semsim(server, tmp_path, tmp_path_factory):
-    "Runs a command in `tmp_path`, which holds nothing but what the test puts there; `largest` is a limit on file sizes."
-    out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))
-
-    def run(*arguments, largest=0):
-        print(json.dumps([[*map(str, arguments)], *map(str, (tmp_path, out, err)), largest]), file=server.stdin, flush=True)
-        return Ended(int(server.stdout.readline()), out.read_text(), err.read_text())
-
-    return run
 
 
 def contents(folder):

@@ -9,24 +9,24 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import ENV, PROGRAM, end, start
+from filelock import FileLock
 
-from semsim.core import load_tensors, save_tensors, write_image
+from semsim.annotate import Sitting
+from semsim.core import load_tensors, read_image, save_tensors, write_image
 from semsim.data import load_dataset
+from semsim.report import write_report
 from semsim.settings import changed_settings, make_study, read_study
 from semsim.study import run_study, units_of
 from semsim.units import Manifest, Unit, run_units
 
-ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-ENV.pop("SEMSIM_WEIGHTS", None)
-SEMSIM = [sys.executable, "-c", "from semsim.cli import main; main()"]
 TINY = dict(
     name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "prune_70"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
     metrics=["mse", "psnr"], attacks=[dict(preset="inverting_gradients", changes=dict(steps=20))], semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
@@ -44,27 +44,6 @@ def write_settings(folder, **changes):
     path = Path(folder) / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY | changes))
     return path
-
-
-def started(*arguments, **options):
-    "The command, in a process group of its own."
-    return subprocess.Popen([*SEMSIM, *map(str, arguments)], env=ENV, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
-def end(process):
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def run(*arguments, **options):
-    "The command's exit code and what it said."
-    process = started(*arguments, **options)
-    try:
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-    finally:
-        end(process)
 
 
 def units_in(folder):
@@ -85,10 +64,15 @@ def entered(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    "A finished study, and its tables."
-    folder = tmp_path_factory.mktemp("undisturbed")
-    code, out, err = run("run", write_settings(folder), "--out", folder / "study", cwd=folder)
-    assert code == 0, err
+    "A finished study, run once for all processes of the tests."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "study/report/index.html").exists():
+            folder.mkdir()
+            process = start(PROGRAM, "run", write_settings(folder), "--out", folder / "study", "--workers", 2, cwd=folder, stderr=subprocess.PIPE)
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
     assert "semsim" in pd.read_csv(folder / "study/tables/scores.csv")  # there was something to learn
     return folder / "study"
 
@@ -104,29 +88,34 @@ def copy(undisturbed, tmp_path):
 # Killed
 
 
-def wait_for(process, count, folder):
-    "Until there are so many units, or the process has ended; True if it is still at work."
+def wait_for(count, folder, at_work=lambda: True):
+    "Until there are so many units, or nothing is at work any more."
     deadline = time.monotonic() + 200
-    while len(units_in(folder)) < count and process.poll() is None:
+    while len(units_in(folder)) < count and at_work():
         assert time.monotonic() < deadline, "no progress"
         time.sleep(0.005)
-    return process.poll() is None
 
 
-def test_ten_kills_at_random_moments_and_the_tables_are_the_same(undisturbed, tmp_path):
+def alive(number):
+    "Is the process there, and more than a record of its end?"
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_ten_kills_at_random_moments_and_the_tables_are_the_same(undisturbed, begin, semsim, tmp_path):
     settings, folder, chance, kills = write_settings(tmp_path), tmp_path / "study", random.Random(), 0
     for count in sorted(chance.sample(range(len(units_in(undisturbed))), 10)):
-        process = started("run", settings, "--out", folder, cwd=tmp_path)
-        try:
-            if wait_for(process, count + 1, folder):
-                time.sleep(chance.uniform(0, 0.3))
-                os.kill(process.pid, signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-        finally:
-            end(process)
+        number, ended = begin("run", settings, "--out", folder, "--workers", 1)
+        wait_for(count + 1, folder, lambda: alive(number))
+        time.sleep(chance.uniform(0, 0.3))
+        if alive(number):
+            os.kill(number, signal.SIGKILL)
+        kills += ended().code == -signal.SIGKILL
     assert kills >= 8  # the last ones may find the study finished
     before = {path: path.stat().st_mtime_ns for path in units_in(folder)}
-    code, _, err = run("run", settings, "--out", folder, cwd=tmp_path)
+    code, _, err = semsim("run", settings, "--out", folder)
     assert code == 0, err
     assert tables(folder) == tables(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing that was finished is made again
@@ -134,13 +123,13 @@ def test_ten_kills_at_random_moments_and_the_tables_are_the_same(undisturbed, tm
     assert not list(folder.rglob(".writing-*"))
 
 
-def test_any_number_of_workers_in_any_order(undisturbed, tmp_path, monkeypatch):
+def test_any_number_of_workers_in_any_order(undisturbed, tmp_path, monkeypatch, semsim):
     write_settings(tmp_path)
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(3) as threads:
         results = run_study(make_study(TINY), tmp_path / "threads", threads)
     assert not results.missing and tables(tmp_path / "threads") == tables(undisturbed)
-    code, _, err = run("run", write_settings(tmp_path), "--out", "one", "--workers", 1, cwd=tmp_path)
+    code, _, err = semsim("run", write_settings(tmp_path), "--out", "one", "--workers", 1)
     assert code == 0 and tables(tmp_path / "one") == tables(undisturbed), err
 
 
@@ -168,16 +157,13 @@ def dask_cluster(folder, count):
         log.close()
 
 
-def test_a_dask_worker_is_killed_and_nothing_is_lost_and_nothing_made_twice(undisturbed, tmp_path):
+def test_a_dask_worker_is_killed_and_nothing_is_lost_and_nothing_made_twice(undisturbed, begin, tmp_path):
     with dask_cluster(tmp_path, 3) as (address, dask_workers):
-        process = started("run", write_settings(tmp_path), "--out", "study", "--dask", address, cwd=tmp_path)
-        try:
-            assert wait_for(process, 2, tmp_path / "study")
-            os.kill(dask_workers[0].pid, signal.SIGKILL)
-            _, err = process.communicate(timeout=300)
-        finally:
-            end(process)
-    assert process.returncode == 0, err
+        _, ended = begin("run", write_settings(tmp_path), "--out", "study", "--dask", address)
+        wait_for(2, tmp_path / "study")
+        os.kill(dask_workers[0].pid, signal.SIGKILL)
+        code, _, err = ended()
+    assert code == 0, err
     assert tables(tmp_path / "study") == tables(undisturbed)
     assert set(entered(tmp_path / "study").values()) == {1} and entered(tmp_path / "study").keys() == entered(undisturbed).keys()
 
@@ -210,28 +196,28 @@ def remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_done(undisturbed, tmp_path):
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_is_done(undisturbed, semsim, tmp_path):
     settings = write_settings(tmp_path)
     with small_disk(tmp_path / "disk", "250k") as disk:
-        code, _, err = run("run", settings, "--out", disk / "study", cwd=tmp_path)
+        code, _, err = semsim("run", settings, "--out", disk / "study", "--workers", 1)
         lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
         assert code == 2 and len(lines) == 1 and "No space left on device" in lines[0], err
         kept = {path: path.read_bytes() for path in units_in(disk / "study")}
         assert kept and not list((disk / "study").rglob("tables"))
         remount(disk, "size=100m")
-        code, _, err = run("run", settings, "--out", disk / "study", cwd=tmp_path)
+        code, _, err = semsim("run", settings, "--out", disk / "study", "--workers", 1)
         assert code == 0, err
         assert tables(disk / "study") == tables(undisturbed) and not list(disk.rglob(".writing-*"))
         assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_a_read_only_folder_is_said_in_one_line(copy, tmp_path):
+def test_a_read_only_folder_is_said_in_one_line(copy, semsim, tmp_path):
     with small_disk(tmp_path / "disk", "100m") as disk:
         subprocess.run(["cp", "-a", copy, disk / "study"], check=True)
         remount(disk, "ro")
-        code, _, err = run("run", tmp_path / "tiny.yaml", "--out", disk / "study", cwd=tmp_path)
+        code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", disk / "study", "--workers", 1)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "Read-only file system" in err, err
-        code, out, err = run("status", disk / "study", cwd=tmp_path)  # looking is allowed
+        code, out, err = semsim("status", disk / "study")  # looking is allowed
         assert code == 0 and "units are done" in out, err
 
 
@@ -242,37 +228,37 @@ def changed_units(folder, before):
     return {path.relative_to(folder).as_posix() for path in units_in(folder) if before.get(path) != path.stat().st_mtime_ns}
 
 
-def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, tmp_path):
+def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, semsim, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
     table, network = next(copy.glob("units/scores/*")), next(copy.glob("units/classifier/*"))
     table.write_bytes(table.read_bytes()[:-20])
     tensors, card = load_tensors(network)
     name = next(iter(tensors))
     save_tensors(network, tensors | {name: tensors[name] + 1}, card)  # a sound file with other weights
-    code, _, err = run("run", tmp_path / "tiny.yaml", "--out", copy, cwd=tmp_path)
+    code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", copy, "--workers", 1)
     assert code == 0 and err.count("computed again") == 2 and table.name in err and network.name in err, err
     assert changed_units(copy, before) == {f"units/scores/{table.name}", f"units/classifier/{network.name}"}
     assert tables(copy) == tables(undisturbed)
 
 
-def test_one_more_metric_is_one_more_column(copy, undisturbed, tmp_path):
+def test_one_more_metric_is_one_more_column(copy, undisturbed, semsim, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
-    code, _, err = run("run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, cwd=tmp_path)
-    assert code == 0 and "other settings than in the last run: metrics" in err, err
+    code, _, err = semsim("run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, "--workers", 1)
+    assert code == 0 and "other settings than in the last run: data, metrics" in err, err
     assert len(new := changed_units(copy, before)) == 2 and all(path.startswith("units/scores/") for path in new)
     scores, first = pd.read_parquet(copy / "tables/scores.parquet"), pd.read_parquet(undisturbed / "tables/scores.parquet")
     pd.testing.assert_frame_equal(scores.drop(columns="rmse"), first)
     torch.testing.assert_close(torch.tensor(scores.rmse**2), torch.tensor(scores.mse), rtol=1e-5, atol=0)
 
 
-def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, tmp_path):
+def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_path):
     settings = write_settings(tmp_path, metrics=["mse", "lpips[squeeze]", "psnr"])  # its weights are nowhere here
-    code, out, err = run("run", settings, "--out", copy, cwd=tmp_path)
+    code, out, err = semsim("run", settings, "--out", copy, "--workers", 1)
     if code == 0:
         pytest.skip("this machine has SqueezeNet's weights")
     assert code == 1 and "missing: scores tiny" not in out and "missing: scores pictures lenet none, lpips[squeeze]: no weights for" in out
     assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its units are missing" in (copy / "report/index.html").read_text()
-    code, out, _ = run("status", settings, "--out", copy, cwd=tmp_path)
+    code, out, _ = semsim("status", settings, "--out", copy)
     assert code == 0 and out.count("failed: scores pictures") == 2
     assert json.loads((copy / "study.json").read_text())["missing"]
 
@@ -280,43 +266,44 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, tmp_path):
 # Two at once, and the wrong folder
 
 
-def test_a_second_process_is_refused_and_does_no_harm(undisturbed, tmp_path):
+def test_a_second_process_is_refused_and_does_no_harm(undisturbed, begin, semsim, tmp_path):
     settings, folder = write_settings(tmp_path), tmp_path / "study"
-    first = started("run", settings, "--out", folder, cwd=tmp_path)
-    try:
-        assert wait_for(first, 1, folder)
-        code, _, err = run("run", settings, "--out", folder, cwd=tmp_path)
-        assert code == 2 and "another process is at work on this study" in err and err.count("\n") == 1
-        first.communicate(timeout=300)
-        assert first.returncode == 0 and tables(folder) == tables(undisturbed)
-    finally:
-        end(first)
+    _, ended = begin("run", settings, "--out", folder)
+    wait_for(1, folder)
+    code, _, err = semsim("run", settings, "--out", folder)
+    assert code == 2 and "another process is at work on this study" in err and err.count("\n") == 1
+    assert ended().code == 0 and tables(folder) == tables(undisturbed)
 
 
 def contents(folder):
     return {path: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(folder).rglob("*") if path.name != ".lock"}
 
 
-def refused(folder, *words, settings=None):
+@pytest.fixture
+def refused(semsim):
     "A run must be refused in one line that says these words, and change nothing."
-    before = contents(folder)
-    code, _, err = run("run", settings or folder.parent / "tiny.yaml", "--out", folder, cwd=folder.parent)
-    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
-    assert contents(folder) == before
+
+    def check(folder, *words, settings=None):
+        before = contents(folder)
+        code, _, err = semsim("run", settings or folder.parent / "tiny.yaml", "--out", folder)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
+        assert contents(folder) == before
+
+    return check
 
 
-def test_a_folder_of_another_study_is_refused(copy, tmp_path):
+def test_a_folder_of_another_study_is_refused(copy, refused, tmp_path):
     refused(copy, "belongs to the study 'tiny'", "'other'", settings=write_settings(tmp_path, name="other"))
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(refused, tmp_path):
     write_settings(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_text("a cat")
     refused(tmp_path / "photos", "cat.jpg", "no study")
 
 
-def test_newer_formats_are_refused(copy):
+def test_newer_formats_are_refused(copy, refused):
     manifest, settings = copy / "manifest.jsonl", copy / "study.yaml"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
     refused(copy, "manifest.jsonl", "its format is 2")
@@ -325,9 +312,9 @@ def test_newer_formats_are_refused(copy):
     refused(copy, "study.yaml", "its format is 2")
 
 
-def test_data_that_changed_under_a_study_are_refused(tmp_path):
+def test_data_that_changed_under_a_study_are_refused(semsim, refused, tmp_path):
     settings = write_settings(tmp_path, semsim=None, annotators=dict(teacher=None, judge="people"))
-    code, out, err = run("run", settings, "--out", "study", cwd=tmp_path)
+    code, out, err = semsim("run", settings, "--out", "study")
     assert code == 0 and "semsim annotate" in out, err
     write_image(torch.rand(1, 16, 16), next((tmp_path / "pictures/train/one").iterdir()))
     refused(tmp_path / "study", "pictures: its images have changed")
@@ -336,30 +323,30 @@ def test_data_that_changed_under_a_study_are_refused(tmp_path):
 # Files from somebody else
 
 
-def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, tmp_path):
+def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, semsim, tmp_path):
     manifest, outside = copy / "manifest.jsonl", tmp_path / "outside.parquet"
     outside.write_text("mine")
     hostile = [dict(unit="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1), dict(unit="/etc/passwd", error="\x1b[2J<script>alert(1)</script>")]
     hostile += [dict(unit=key, sha256="0" * 64, bytes=-1, seconds=1e9) for key in entered(copy)]
     manifest.write_text(manifest.read_text() + "".join(json.dumps(line) + "\n" for line in hostile))
-    code, _, err = run("run", tmp_path / "tiny.yaml", "--out", copy, cwd=tmp_path)
+    code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", copy, "--workers", 1)
     assert code == 0 and err.count("computed again") == len(units_in(undisturbed)), err
     assert outside.read_text() == "mine" and tables(copy) == tables(undisturbed)
     assert "<script>" not in (copy / "report/index.html").read_text()
 
 
-def test_errors_from_a_manifest_cannot_mark_up_the_report_or_the_screen(copy, tmp_path):
+def test_errors_from_a_manifest_cannot_mark_up_the_report_or_the_screen(copy, semsim, tmp_path):
     gone = next(copy.glob("units/scores/*"))
     gone.unlink()
     with open(copy / "manifest.jsonl", "a") as manifest:
         manifest.write(json.dumps(dict(unit=f"units/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n")
-    code, out, err = run("report", copy, cwd=tmp_path)
+    code, out, err = semsim("report", copy)
     page = (copy / "report/index.html").read_text()
     assert code == 1 and "\x1b" not in out + err and "<script>" not in page and "&lt;script&gt;alert(1)" in page
 
 
 @pytest.mark.parametrize("link", ["units", "tables", "manifest.jsonl", "units/classifier", "report"])
-def test_links_out_of_the_folder_are_refused(copy, tmp_path, link):
+def test_links_out_of_the_folder_are_refused(copy, tmp_path, link, refused):
     outside = tmp_path / "outside"
     outside.mkdir()
     subprocess.run(["mv", copy / link, outside / "moved"], check=True)
@@ -382,9 +369,9 @@ def test_links_out_of_the_folder_are_refused(copy, tmp_path, link):
         ("x" * 2**21, "more than a megabyte"),
     ],
 )
-def test_a_hostile_study_file_is_refused_and_nothing_is_written(tmp_path, text, said):
+def test_a_hostile_study_file_is_refused_and_nothing_is_written(tmp_path, text, said, semsim):
     (tmp_path / "hostile.yaml").write_text(text)
-    code, _, err = run("run", "hostile.yaml", cwd=tmp_path)
+    code, _, err = semsim("run", "hostile.yaml")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert [path.name for path in tmp_path.iterdir()] == ["hostile.yaml"]
 
@@ -392,8 +379,8 @@ def test_a_hostile_study_file_is_refused_and_nothing_is_written(tmp_path, text, 
 # What ships
 
 
-def test_the_published_studies_wait_for_their_data_in_one_line(tmp_path):
-    code, _, err = run("run", "paper-celeba", cwd=tmp_path)
+def test_the_published_studies_wait_for_their_data_in_one_line(semsim, tmp_path):
+    code, _, err = semsim("run", "paper-celeba")
     assert code == 2 and err.startswith("error: celeba-identity: no folder") and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
@@ -402,3 +389,46 @@ def test_the_written_study_is_the_study(undisturbed):
     assert changed_settings(read_study(undisturbed), settings) == ["data"]  # whose place is written in full
     assert read_study(undisturbed).data[0].name == settings.data[0].name
     assert len(units_of(read_study(undisturbed), undisturbed)) == len(units_in(undisturbed))
+
+
+# Several data sets, and people
+
+
+def test_two_data_sets_are_never_pooled_and_each_is_scored_by_what_the_other_taught(tmp_path, monkeypatch):
+    write_settings(tmp_path)
+    for path in (tmp_path / "pictures").rglob("*.png"):  # the same digits in grey, larger and turned: another data set
+        image = read_image(path, channels=1, size=20).transpose(1, 2)
+        write_image(image, tmp_path / "others" / path.relative_to(tmp_path / "pictures"))
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(1) as thread:
+        results = run_study(make_study(TINY | dict(data=["./pictures", "./others"], seeds=dict(annotators=2))), tmp_path / "study", thread)
+    scores, models, table = (pd.read_parquet(tmp_path / f"study/tables/{name}.parquet") for name in ("scores", "models", "agreement"))
+    assert not results.missing and scores.groupby(["data", "model"]).size().tolist() == [10] * 4 and len(models) == 4
+    assert set(table.data) == {"pictures", "others"} and table.models.max() == 2  # each by itself
+    assert scores["semsim[other data]"].between(0, 2).all()
+    for data in ("pictures", "others"):
+        assert len(list((tmp_path / "study/reconstructions" / data / "lenet none").glob("*_rec.png"))) == 10
+    page = write_report(results, tmp_path / "study").read_text()
+    assert "All data sets" in page and "semsim[other data]" in page
+    other = load_tensors(next(path for path in (tmp_path / "study/units/semsim").iterdir() if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20))
+    assert all(name.startswith("others/") for name in other[1]["originals"])  # what scores the pictures has not seen one of them
+
+
+def test_people_judge_a_study_when_they_have_answered(tmp_path, monkeypatch):
+    write_settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    study = make_study(TINY | dict(annotators=dict(teacher=None, judge="people"), semsim=None))
+    with ThreadPoolExecutor(1) as thread:
+        results = run_study(study, tmp_path / "study", thread)
+        assert "ready to be labelled" in results.parts[0].verdict[0] and results.parts[0].agreement.empty
+        assert "There is no annotator score at all." in write_report(results, tmp_path / "study").read_text()
+        sitting = Sitting(tmp_path / "study/reconstructions/pictures", "ann", every=True)
+        sitting.handle(dict(kind="open", client="test"))
+        for position, key in enumerate(sitting.keys):
+            given = sitting.pictures[key][2] if position % 2 else -1
+            sitting.handle(dict(kind="answer", client="test", id=str(position), position=position, answer=given, milliseconds=500))
+        sitting.log.close()
+        answered = run_study(study, tmp_path / "study", thread)
+    assert not answered.missing and "people (1 of them)" in answered.parts[0].annotator
+    assert answered.parts[0].scores.recognised.isin((0, 1)).all() and 0 < answered.parts[0].scores.recognised.mean() < 1
+    assert not answered.parts[0].agreement.empty
