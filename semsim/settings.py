@@ -50,7 +50,8 @@ class Data(Settings):
     @property
     def name(self) -> str: # safe as a folder's name
         "What the data set is called in tables."
-        return re.sub(r"[^A-Za-z0-9+.-]", "-", Path(self.source).resolve().name if "/" in self.source or "\\" in self.source else self.source).lstrip(".") or "data"
+        last = Path(self.source).resolve().name if "/" in self.source or "\\" in self.source else self.source
+        return re.sub(r"[^A-Za-z0-9+.-]", "-", last).lstrip("-.+")[:64] or "data"
 
 # %% ../nbs/47_settings.ipynb #2e1457ff
 class Variant(Settings):
@@ -177,6 +178,9 @@ class Study(Settings):
     semsim: Learning | None = Learning()
     seeds: Seeds = Seeds()
     device: Literal["cpu", "cuda"] = "cpu" # where classifiers are trained and attacked
+
+    def __hash__(self): # of a part that is quickly hashed: a large plan asks for it a million times
+        return hash((self.name, self.archs, self.originals))
 
 # %% ../nbs/47_settings.ipynb #930f0122
 def check_study(study:Study) -> Study: # the same

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'CLEAN', 'OTHERS', 'COLUMNS', 'AGREEMENT', 'materials', 'Facts', 'facts_of', 'training_of', 'classifier_path',
-           'make_classifier', 'models_of', 'attack_path', 'chunk_paths', 'attack_width', 'make_attack',
+           'make_classifier', 'models_of', 'chunk_paths', 'attack_path', 'attack_width', 'make_attack',
            'reconstructions_of', 'scores_path', 'make_scores', 'practice_path', 'make_practice', 'annotator_path',
            'make_annotator', 'members_of', 'answers_path', 'make_answers', 'answers_of', 'shares_of', 'taught_by',
            'semsim_path', 'lesson_of', 'fit', 'make_semsim', 'read_semsim', 'folds_of', 'distances_path',
@@ -84,6 +84,7 @@ def training_of(study:Study, arch:str) -> dict: # options of `train_classifier`
     numbers = recipe(arch, how.epochs) if how.lr is None else dict(epochs=how.epochs, lr=how.lr)
     return numbers | dict(batch=how.batch, loss_scale=how.loss_scale, device=study.device)
 
+@lru_cache(maxsize=2**16)
 def classifier_path(study:Study, folder, data:Data, arch:str, variant) -> Path: # `variant`: a `Variant`
     "Where a trained classifier lives."
     inputs = facts_of(study, data).fingerprint, study.shares.victims, study.training.images, arch, variant.options, training_of(study, arch)
@@ -100,19 +101,22 @@ def make_classifier(study:Study, folder, data:Data, arch:str, variant):
 # %% ../nbs/50_study.ipynb #b6b2722c
 CHUNK = 20 # originals attacked together: part of an attack's identity
 
+@lru_cache
 def models_of(study:Study) -> dict: # name -> (arch, variant, attack)
     "The models of a study."
     return {" ".join([arch, variant.name] + [attack.title] * (len(study.attacks) > 1)): (arch, variant, attack)
             for arch in study.archs for variant in study.variants for attack in study.attacks}
 
-def attack_path(study:Study, folder, data:Data, model:tuple, first:int) -> Path: # `model`: a value of `models_of`
-    "Where a chunk of reconstructions lives, from the original with number `first` on."
-    (arch, variant, attack), chunk = model, facts_of(study, data).ids[first:first + CHUNK]
-    return unit_path(folder, "attack", ".safetensors", classifier_path(study, folder, data, arch, variant).stem, chunk, asdict(attack.attack), CHUNK, study.device, study.seeds.attacks)
+@lru_cache(maxsize=2**16) # a large plan asks for the same chunks again and again
+def chunk_paths(study:Study, folder, data:Data, model:tuple) -> tuple: # of paths, in the order of the originals; `model`: a value of `models_of`
+    "Where the chunks of one model's reconstructions live."
+    (arch, variant, attack), ids = model, facts_of(study, data).ids
+    before, how = classifier_path(study, folder, data, arch, variant).stem, (asdict(attack.attack), CHUNK, study.device, study.seeds.attacks)
+    return tuple(unit_path(folder, "attack", ".safetensors", before, ids[first:first + CHUNK], *how) for first in range(0, study.originals, CHUNK))
 
-def chunk_paths(study:Study, folder, data:Data, model:tuple) -> list: # in the order of the originals
-    "All chunks of one model."
-    return [attack_path(study, folder, data, model, first) for first in range(0, study.originals, CHUNK)]
+def attack_path(study:Study, folder, data:Data, model:tuple, first:int) -> Path:
+    "Where one chunk lives, from the original with number `first` on."
+    return chunk_paths(study, folder, data, model)[first // CHUNK]
 
 # %% ../nbs/50_study.ipynb #57f9e8fc
 def attack_width(shared, device:str) -> int: # `shared`: a `SharedGradient`
@@ -169,6 +173,7 @@ def make_practice(study:Study, folder, data:Data, role:str) -> Split: # None for
     if not count: return None
     return practice_pictures(practice_path(study, folder, data, role), lambda: (materials(study, data)[0], materials(study, data)[1][role]), count, POOLS[role], study.seeds.annotators)
 
+@lru_cache(maxsize=2**16)
 def annotator_path(study:Study, folder, data:Data, role:str, member:int) -> Path:
     "Where a machine annotator lives."
     panel = getattr(study.annotators, role)
@@ -191,6 +196,7 @@ def members_of(study:Study, role:str) -> range:
     "The numbers of a panel's members."
     return range(getattr(study.annotators, role).members)
 
+@lru_cache(maxsize=2**16)
 def answers_path(study:Study, folder, data:Data, role:str, name:str) -> Path: # `name`: a model's, or `CLEAN`
     "Where a panel's answers for one model live."
     annotators = [annotator_path(study, folder, data, role, member).stem for member in members_of(study, role)]
@@ -229,6 +235,7 @@ def taught_by(study:Study, data:Data, fold:int) -> list: # of data sets
     "What SemSim is trained on, to score a data set."
     return [data] if fold != OTHERS else [other for other in study.data if other != data]
 
+@lru_cache(maxsize=2**16)
 def semsim_path(study:Study, folder, data:Data, fold:int) -> Path:
     "Where a SemSim lives."
     answers = [answers_path(study, folder, one, "teacher", name).stem for one in taught_by(study, data, fold) for name in models_of(study)]
@@ -311,7 +318,7 @@ def panel_units(study:Study, folder, data:Data, role:str) -> list: # of `Unit`
     members = [Unit("annotator", f"{data.name} {role} {member + 1}", annotator_path(*place, role, member), make_annotator, (*place, role, member), tuple(one.path for one in practice))
                for member in members_of(study, role)]
     needs = tuple(one.path for one in members)
-    shown = {CLEAN: ()} | {name: tuple(chunk_paths(*place, model)) for name, model in models_of(study).items()}
+    shown = {CLEAN: ()} | {name: chunk_paths(*place, model) for name, model in models_of(study).items()}
     return practice + members + [Unit("answers", f"{data.name} {role}, {name}", answers_path(*place, role, name), make_answers, (*place, role, name), needs + chunks) for name, chunks in shown.items()]
 
 def model_units(study:Study, folder, data:Data) -> list: # of `Unit`
@@ -323,7 +330,7 @@ def model_units(study:Study, folder, data:Data) -> list: # of `Unit`
         chunks = chunk_paths(*place, model)
         made = [Unit("attack", f"{title}, originals {CHUNK * number + 1} to {min(CHUNK * number + CHUNK, study.originals)}", path, make_attack, (*place, model, CHUNK * number), (classifier,))
                 for number, path in enumerate(chunks)]
-        made += [Unit("scores", f"{title}, {metric}", scores_path(*place, model, metric), make_scores, (*place, model, metric), tuple(chunks)) for metric in study.metrics]
+        made += [Unit("scores", f"{title}, {metric}", scores_path(*place, model, metric), make_scores, (*place, model, metric), chunks) for metric in study.metrics]
         units |= {one.path: one for one in made}
     return list(units.values())
 
@@ -336,7 +343,7 @@ def semsim_units(study:Study, folder, data:Data) -> list: # of `Unit`
             needs = tuple(answers_path(study, folder, one, "teacher", name) for one in taught_by(study, data, fold) for name in models_of(study))
             units.append(Unit("semsim", f"{data.name}, from {COLUMNS[column]}" + (f" ({fold + 1})" if fold != OTHERS else ""), semsim_path(*place, fold), make_semsim, (*place, fold), needs))
         learnt = tuple(semsim_path(*place, fold) for fold in numbers)
-        units += [Unit("distances", f"{data.name} {name}, {column}", distances_path(*place, model, column), make_distances, (*place, model, column), learnt + tuple(chunk_paths(*place, model)))
+        units += [Unit("distances", f"{data.name} {name}, {column}", distances_path(*place, model, column), make_distances, (*place, model, column), learnt + chunk_paths(*place, model))
                   for name, model in models_of(study).items()]
     return units
 

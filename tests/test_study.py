@@ -263,6 +263,18 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_p
     assert json.loads((copy / "study.json").read_text())["missing"]
 
 
+# Before it is begun
+
+
+def test_a_plan_counts_units_and_hours(copy, semsim, tmp_path):
+    code, out, err = semsim("plan", tmp_path / "tiny.yaml", "--out", "nowhere")
+    assert code == 0, err
+    hours = {line.split()[0]: float(line.split()[3]) for line in out.splitlines() if line.split()[0] in ("classifier", "attack", "annotator")}
+    assert "20 of 20 units to do" in out and 0 <= max(hours.values()) < 0.1 and not (tmp_path / "nowhere").exists()
+    code, out, err = semsim("plan", tmp_path / "tiny.yaml", "--out", copy)
+    assert code == 0 and "0 of 20 units to do: about 0.00 hours" in out, err
+
+
 # Two at once, and the wrong folder
 
 
