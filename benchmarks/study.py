@@ -1,6 +1,6 @@
 """How far a study scales: units a minute with one and two workers, what a plan of 100,000 units takes, and what the paper's grid would cost.
 
-    .venv/bin/python benchmarks/study.py workers       # about 10 minutes, on a machine that does nothing else
+    .venv/bin/python benchmarks/study.py workers       # about 8 minutes, on a machine that does nothing else
     .venv/bin/python benchmarks/study.py plan          # about 5 minutes
     .venv/bin/python benchmarks/study.py projection    # about 10 minutes
 
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 SMALL = dict(
     name="small", archs=["lenet", "convnet8"], variants=["none", "prune_70"], originals=40, training=dict(epochs=8),
     attacks=[dict(preset="inverting_gradients", changes=dict(steps=200, priors=[["tv", 1e-3]]))],
-    annotators={role: dict(presentations=8000) for role in ("teacher", "judge")},
+    annotators={role: dict(presentations=4000) for role in ("teacher", "judge")},
 )  # fmt: skip
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data_commands', 'gate', 'score_table', 'write_scores', 'check_asked', 'score_files', 'leak_line', 'score',
-           'train', 'archive', 'with_options', 'opened_study', 'dask_executor', 'run', 'finish', 'plan', 'status',
-           'report', 'human_study', 'annotate', 'answers', 'metric_columns', 'human_column', 'only_rows', 'analyse',
-           'main', 'stop']
+           'train', 'archive', 'with_options', 'opened_study', 'announced', 'dask_executor', 'run', 'finish', 'plan',
+           'status', 'report', 'human_study', 'annotate', 'answers', 'metric_columns', 'human_column', 'only_rows',
+           'analyse', 'main', 'stop']
 
 # %% ../nbs/52_cli.ipynb #2f2100de
 import sys
@@ -189,11 +189,19 @@ def with_options(study, # a `Study`
     return make_study(made, "study with these options")
 
 # %% ../nbs/52_cli.ipynb #6babe72f
-def opened_study(source:str, out:Path) -> tuple: # (`Study`, its folder)
+def opened_study(source:str, out:Path, options:dict={}) -> tuple: # (`Study`, its folder)
     "The study that is meant, and where it is kept."
     from semsim.settings import read_study
-    study = read_study(source)
-    return study, out or (Path(source) if Path(source).is_dir() else Path("runs")/study.name)
+    study = with_options(read_study(source), options)
+    return study, out or (Path(source) if Path(source).is_dir() and not options.get("data") else Path("runs")/study.name)
+
+def announced(study, folder:Path) -> tuple: # the same, with absolute paths of data
+    "Say what a study is about to do."
+    from semsim.study import located, materials, models_of
+    study = located(study)
+    for one in study.data: print(materials(study, one)[0])
+    print(f"{len(models_of(study))} models x {study.originals} originals; results in {folder}", flush=True)
+    return study, folder
 
 def dask_executor(address:str): # a `concurrent.futures.Executor`
     "The workers of a running Dask cluster."
@@ -203,10 +211,11 @@ def dask_executor(address:str): # a `concurrent.futures.Executor`
     try: return Client(address, timeout=10).get_executor(pure=False)
     except (OSError, ValueError) as error: raise InputError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}); start one with dask scheduler") from None
 
-# %% ../nbs/52_cli.ipynb #fbd5cf60
+# %% ../nbs/52_cli.ipynb #667c4b80
 _STUDY = typer.Argument("quick", help="A study: the name of one that ships (quick, cifar10-small, paper-cifar100, ...), a YAML file, or a study's folder.")
 _OUT = typer.Option(None, help="The study's folder. Default: runs/NAME.")
 
+# %% ../nbs/52_cli.ipynb #f7d1389a
 @app.command()
 def run(
     study:str=_STUDY,
@@ -227,15 +236,12 @@ def run(
     skip_bad:bool=typer.Option(False, "--skip-bad", help="Leave unreadable image files out, and say so."),
 ):
     "Run a study: train, attack, score, annotate, train SemSim, and say which metric agrees best."
-    from semsim.study import located, materials, models_of, run_study
+    from semsim.study import run_study
     given = dict(data=data, arch=arch, variant=variant, images=images, epochs=epochs, presentations=presentations, steps=steps, tv=tv, size=size, seed=seed, skip_bad=skip_bad)
-    chosen, folder = opened_study(study, out)
-    chosen = located(with_options(chosen, given))
-    folder = out or (Path("runs")/chosen.name if data else folder)
-    for one in chosen.data: print(materials(chosen, one)[0])
-    print(f"{len(models_of(chosen))} models x {chosen.originals} originals; results in {folder}", flush=True)
+    chosen, folder = announced(*opened_study(study, out, given))
     finish(run_study(chosen, folder, dask_executor(dask) if dask else None, workers, retries), folder)
 
+# %% ../nbs/52_cli.ipynb #b759cb39
 def finish(results, folder:Path): # `results`: a `StudyResults`
     "Write the report, say what was found, and leave with 1 if something is missing."
     from semsim.report import write_report

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHUNK', 'CLEAN', 'OTHERS', 'COLUMNS', 'AGREEMENT', 'materials', 'Facts', 'facts_of', 'training_of', 'classifier_path',
            'make_classifier', 'models_of', 'chunk_paths', 'attack_path', 'attack_width', 'make_attack',
-           'reconstructions_of', 'scores_path', 'make_scores', 'practice_path', 'make_practice', 'annotator_path',
-           'make_annotator', 'members_of', 'answers_path', 'make_answers', 'answers_of', 'shares_of', 'taught_by',
-           'semsim_path', 'lesson_of', 'fit', 'make_semsim', 'read_semsim', 'folds_of', 'distances_path',
-           'make_distances', 'columns_of', 'panel_units', 'model_units', 'semsim_units', 'units_of', 'DataResults',
+           'reconstructions_of', 'weights_of', 'scores_path', 'make_scores', 'practice_path', 'make_practice',
+           'annotator_path', 'make_annotator', 'members_of', 'answers_path', 'make_answers', 'answers_of', 'shares_of',
+           'taught_by', 'semsim_path', 'lesson_of', 'fit', 'make_semsim', 'read_semsim', 'folds_of', 'distances_path',
+           'make_distances', 'model_units', 'panel_units', 'columns_of', 'semsim_units', 'units_of', 'DataResults',
            'present', 'collect', 'judge_of', 'summarise_data', 'versions', 'hashes', 'StudyResults', 'summarise_study',
            'write_pictures', 'write_results', 'begin', 'located', 'run_study', 'report_study', 'cost_of', 'plan_study',
            'study_status']
@@ -33,7 +33,7 @@ from .annotate import read_answers
 from .attack import choose_width, invert
 from .conclusions import verdict
 from .consensus import aggregate
-from .core import InputError, atomic_path, content_id, file_hash, find_weights, generator, load_tensors, read_table, save_tensors, write_table
+from .core import WEIGHTS, InputError, atomic_path, content_id, file_hash, find_weights, generator, load_tensors, read_table, save_tensors, write_table
 from .corpus import practice_pictures
 from .costs import STARTING, Shape, annotator_seconds, chunk_bytes, chunk_seconds, classifier_seconds, metric_seconds, network_bytes, semsim_seconds, training_seconds
 from .data import Split, divide, load_dataset, pick, write_reconstructions
@@ -44,7 +44,7 @@ from .machines import LESSONS, PANELS, PASSES, PRACTICE, PRACTICE_STEPS, annotat
 from .models import load_classifier, save_classifier
 from .networks import three_channels
 from .scoring import score, score_sets
-from .semsim import SemSim
+from .semsim import SHIPPED, SemSim
 from .settings import POOLS, Data, Study, changed_settings, read_study, study_metric, write_study
 from .share import share_gradient
 from .train import recipe, train_classifier
@@ -143,12 +143,14 @@ def reconstructions_of(study:Study, folder, data:Data, model:tuple) -> tuple: # 
     return torch.cat([chunk["images"] for chunk in chunks]), torch.cat([chunk["losses"] for chunk in chunks])
 
 # %% ../nbs/50_study.ipynb #babd1b2a
+def weights_of(metric:str) -> str: # a name in `WEIGHTS`, or ""
+    "The weights that a metric looks through."
+    return SHIPPED if metric.startswith("semsim[shipped]") else study_metric(metric).weights
+
 def scores_path(study:Study, folder, data:Data, model:tuple, metric:str) -> Path:
     "Where one metric's scores of one model live."
-    about = study_metric(metric)
-    weights = find_weights(about.weights) if about.weights else None
-    source = about.name, about.source, file_hash(weights, (weights.stat().st_mtime_ns, weights.stat().st_size)) if weights else ""
-    return unit_path(folder, "scores", ".parquet", [path.stem for path in chunk_paths(study, folder, data, model)], source)
+    about, weights = study_metric(metric), weights_of(metric)
+    return unit_path(folder, "scores", ".parquet", [path.stem for path in chunk_paths(study, folder, data, model)], about.name, about.source, WEIGHTS[weights].files if weights else "")
 
 def make_scores(study:Study, folder, data:Data, model:tuple, metric:str):
     "Score one model's reconstructions against the untransformed originals with one metric, unless that was done."
@@ -306,21 +308,6 @@ def make_distances(study:Study, folder, data:Data, model:tuple, column:str) -> p
     return unit(distances_path(study, folder, data, model, column), read_table, make)
 
 # %% ../nbs/50_study.ipynb #42e8093e
-def columns_of(study:Study) -> list: # of names in `COLUMNS`
-    "SemSim's columns in a study."
-    return [] if not study.semsim else ["semsim"] + ["semsim[other data]"] * (len(study.data) > 1)
-
-def panel_units(study:Study, folder, data:Data, role:str) -> list: # of `Unit`
-    "The units of a panel, and of its answers."
-    panel, place = getattr(study.annotators, role), (study, folder, data)
-    if not panel or panel.kind != "machines": return []
-    practice = [Unit("practice", f"{data.name} {role}", practice_path(*place, role), make_practice, (*place, role))] if panel.practice else []
-    members = [Unit("annotator", f"{data.name} {role} {member + 1}", annotator_path(*place, role, member), make_annotator, (*place, role, member), tuple(one.path for one in practice))
-               for member in members_of(study, role)]
-    needs = tuple(one.path for one in members)
-    shown = {CLEAN: ()} | {name: chunk_paths(*place, model) for name, model in models_of(study).items()}
-    return practice + members + [Unit("answers", f"{data.name} {role}, {name}", answers_path(*place, role, name), make_answers, (*place, role, name), needs + chunks) for name, chunks in shown.items()]
-
 def model_units(study:Study, folder, data:Data) -> list: # of `Unit`
     "The units of classifiers, attacks and scores."
     place, units = (study, folder, data), {}
@@ -333,6 +320,23 @@ def model_units(study:Study, folder, data:Data) -> list: # of `Unit`
         made += [Unit("scores", f"{title}, {metric}", scores_path(*place, model, metric), make_scores, (*place, model, metric), chunks) for metric in study.metrics]
         units |= {one.path: one for one in made}
     return list(units.values())
+
+# %% ../nbs/50_study.ipynb #bbffd2c9
+def panel_units(study:Study, folder, data:Data, role:str) -> list: # of `Unit`
+    "The units of a panel, and of its answers."
+    panel, place = getattr(study.annotators, role), (study, folder, data)
+    if not panel or panel.kind != "machines": return []
+    practice = [Unit("practice", f"{data.name} {role}", practice_path(*place, role), make_practice, (*place, role))] if panel.practice else []
+    members = [Unit("annotator", f"{data.name} {role} {member + 1}", annotator_path(*place, role, member), make_annotator, (*place, role, member), tuple(one.path for one in practice))
+               for member in members_of(study, role)]
+    needs = tuple(one.path for one in members)
+    shown = {CLEAN: ()} | {name: chunk_paths(*place, model) for name, model in models_of(study).items()}
+    return practice + members + [Unit("answers", f"{data.name} {role}, {name}", answers_path(*place, role, name), make_answers, (*place, role, name), needs + chunks) for name, chunks in shown.items()]
+
+# %% ../nbs/50_study.ipynb #5fee5336
+def columns_of(study:Study) -> list: # of names in `COLUMNS`
+    "SemSim's columns in a study."
+    return [] if not study.semsim else ["semsim"] + ["semsim[other data]"] * (len(study.data) > 1)
 
 def semsim_units(study:Study, folder, data:Data) -> list: # of `Unit`
     "The units of SemSim and its distances."
@@ -386,13 +390,13 @@ def collect(study:Study, folder, data:Data) -> tuple: # (scores, models, reconst
     for name, model in shown.items():
         pictures[name], losses = reconstructions_of(*place, model)
         tables = [make_distances(*place, model, metric) if metric in COLUMNS else make_scores(*place, model, metric) for metric in metrics]
-        pairs = pd.concat([table for table in tables if len(table) == len(facts.ids)], axis=1)
+        pairs = pd.concat([pd.DataFrame(index=range(len(facts.ids))), *(table for table in tables if len(table) == len(facts.ids))], axis=1)
         identity = dict(data=data.name, model=name, arch=model[0], variant=model[1].name, attack=model[2].title, original=list(facts.ids), label=list(facts.labels))
         rows.append(pd.DataFrame(identity).assign(loss=losses.numpy()).join(pairs).assign(recognised=shares_of(*place, "judge", name).to_numpy()))
         sets = {column: value for table in tables if len(table) != len(facts.ids) for column, value in table.iloc[0].items()}
         models[name] = dict(data=data.name, arch=model[0], variant=model[1].name, attack=model[2].title, accuracy=make_classifier(*place, *model[:2]).card["accuracy"],
                             recognised=rows[-1].recognised.mean(), **sets)
-    if not rows: raise InputError(f"{data.name}: not one model was attacked and judged; see what is missing with semsim status")
+    if not set(metrics) & set(rows[0] if rows else ()): raise InputError(f"{data.name}: not one model was attacked, scored and judged; see what is missing with semsim status")
     scores = pd.concat(rows, ignore_index=True)
     refused = [name for name in COLUMNS if name in scores and scores[name].isna().any()] # in some fold there was nothing to learn from
     return scores.drop(columns=refused), pd.DataFrame(models).T.infer_objects().rename_axis("model"), pictures
@@ -434,7 +438,7 @@ def versions() -> dict: # package -> version
 
 def hashes(study:Study, folder) -> dict: # name -> hash
     "What the results rest on, by hash."
-    files = {f"weights {name}": find_weights(name) for name in sorted({study_metric(metric).weights for metric in study.metrics} - {""})}
+    files = {f"weights {name}": find_weights(name) for name in sorted({weights_of(metric) for metric in study.metrics} - {""})}
     found = {f"data {data.name}": facts_of(study, data).fingerprint for data in study.data} | {"study": content_id(study.model_dump(mode="json"))}
     return found | {name: file_hash(path, (path.stat().st_mtime_ns, path.stat().st_size)) for name, path in files.items() if path}
 
@@ -459,11 +463,12 @@ def summarise_study(study:Study, folder, missing:dict) -> StudyResults: # `missi
     for data in study.data:
         try: parts.append(summarise_data(study, folder, data))
         except InputError as error: said[f"results {data.name}"] = str(error)
-        for fold in range(study.semsim.folds) if study.semsim else []:
-            path = semsim_path(study, folder, data, fold)
-            if path.exists() and (refused := read_semsim(path)[1]): warnings.warn(f"no SemSim on {data.name}: {refused}")
-    return StudyResults(study, parts, said, versions(), hashes(study, folder), f"semsim run {shlex.quote(str(Path(folder)/'study.yaml'))} --out NEW_FOLDER")
+        for column in columns_of(study):
+            refused = {read_semsim(path)[1] for path in (semsim_path(study, folder, data, fold) for fold in folds_of(study, column)) if path.exists()} - {""}
+            if refused: warnings.warn(f"no {column} on {data.name}: {min(refused)}")
+    return StudyResults(study, parts, said, versions(), hashes(study, folder), f"semsim run study.yaml --out ../{study.name}-again")
 
+# %% ../nbs/50_study.ipynb #2daaa92c
 def write_pictures(folder:Path, originals:Split, images): # `images`: (N,C,H,W) in [0,1]
     "Write one model's reconstructions as files, unless these very ones are there."
     written, made_from = folder/".made_from", hashlib.sha256(images.numpy().tobytes()).hexdigest()
@@ -488,7 +493,7 @@ def write_results(results:StudyResults, folder):
 # %% ../nbs/50_study.ipynb #5ff30255
 def begin(study:Study, folder:Path) -> Manifest:
     "Make a folder the study's, or see that it is."
-    stray = [path.name for path in folder.iterdir() if path.name != ".lock"]
+    stray = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if stray and "study.yaml" not in stray: raise InputError(f"{folder}: holds {sorted(stray)[0]!r}, but no study; name an empty folder (--out)")
     before = read_study(folder) if stray else None
     if before and before.name != study.name: raise InputError(f"{folder}: belongs to the study {before.name!r}, not to {study.name!r}; name another folder (--out)")
@@ -527,8 +532,8 @@ def run_study(study:Study, # what to do
 # %% ../nbs/50_study.ipynb #5e367f29
 def report_study(study:Study, folder) -> StudyResults:
     "Write tables and pictures from the units that are there, and make none."
+    if not (Path(folder)/"study.yaml").exists(): raise InputError(f"{folder}: no study was run there; begin it with semsim run")
     study, folder = located(study), Path(folder).resolve()
-    if not (folder/"study.yaml").exists(): raise InputError(f"{folder}: no study was run there; begin it with semsim run")
     with only_run(folder):
         manifest = begin(study, folder)
         missing = {one: manifest.failed.get(manifest.key(one), "not made yet") for one in units_of(study, folder) if not manifest.intact(one)}
@@ -557,6 +562,7 @@ def cost_of(one:Unit) -> tuple: # (seconds with one worker, bytes on the disk)
     attacks = 9 * 300 / 20 * chunk_seconds(study, shape, "lenet", Study().attacks[0].attack, 20) / Study().attacks[0].attack.steps # nine attacks of 300 steps, see `attacked_pictures`
     return attacks * panel.practice * 4 / 3, 4 * panel.practice * 9 * chunk_bytes(shape, 1) // 8
 
+# %% ../nbs/50_study.ipynb #9cd2b4fe
 def plan_study(study:Study, folder) -> pd.DataFrame: # index kind; units, done, hours and gigabytes of those that are not done
     "What a study has still to do."
     rows = [dict(kind=one.kind, units=1, done=one.path.exists(), cost=(0, 0) if one.path.exists() else cost_of(one)) for one in units_of(located(study), Path(folder).resolve())]

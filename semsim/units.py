@@ -261,11 +261,13 @@ class Schedule:
         if not hopeless and self.tries[path] <= self.retries: self.ready.append(path)
         else: self.give_up(path, why)
 
-    def give_up(self, path:Path, why:str): # a unit's, and the reason
-        "Note that a unit will not be made, nor what needs it."
-        if path in self.missing: return
-        self.missing[path] = why
-        for later in self.later[path]: self.give_up(later, f"needs {self.units[path].kind} {self.units[path].name}, which is missing")
+# %% ../nbs/06_units.ipynb #cf721d81
+@patch
+def give_up(self:Schedule, path:Path, why:str): # a unit's, and the reason
+    "Note that a unit will not be made, nor what needs it."
+    if path in self.missing: return
+    self.missing[path] = why
+    for later in self.later[path]: self.give_up(later, f"needs {self.units[path].kind} {self.units[path].name}, which is missing")
 
 # %% ../nbs/06_units.ipynb #4a0917d1
 ERRORS_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -283,6 +285,7 @@ def send(executor, unit:Unit): # a future
     try: return executor.submit(make_unit, unit.make, unit.args, unit.path)
     finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
+# %% ../nbs/06_units.ipynb #e0e29816
 def outcomes(executor, plan:Schedule): # pairs (path, as `make_unit` gives it)
     "Keep the workers busy, and give what comes back."
     running, ahead = {}, getattr(executor, "ahead", AHEAD)
