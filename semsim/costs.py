@@ -19,7 +19,6 @@ from torch.func import grad_and_value, vmap
 # %% ../nbs/48_costs.ipynb #9fd9de59
 from .attack import Attack, Slots, choose_width, invert, problem_of, recorded, seen_by
 from .defenses import batch_gradient, training_input
-from .learning import Recipe
 from .machines import PANELS
 from .models import build_classifier
 from .settings import POOLS, Study, study_metric
@@ -130,7 +129,7 @@ def annotator_seconds(study:Study, shape:Shape, role:str) -> float: # `role`: "t
 
 def semsim_seconds(study:Study, shape:Shape, models:int) -> float:
     "Seconds for the training of a SemSim."
-    how = Recipe(**dict(study.semsim.recipe))
+    how = study.semsim.followed
     triplets = study.originals * models * (study.semsim.folds - 1) / study.semsim.folds / 2
     return 3 + how.epochs * triplets * 3 * training_seconds(how.arch, shape)
 

@@ -142,8 +142,13 @@ class Learning(Settings):
     @model_validator(mode="after")
     def _check(self):
         for name, _ in self.recipe: check_name("setting of a recipe", name, list(vars(Recipe())))
-        check_recipe(Recipe(**dict(self.recipe)))
+        check_recipe(self.followed)
         return self
+
+    @property
+    def followed(self) -> Recipe:
+        "The recipe that is meant."
+        return Recipe(**dict(self.recipe))
 
 class Seeds(Settings):
     "Another number, other random choices, in this step and what follows from it."

@@ -39,7 +39,7 @@ from .costs import STARTING, Shape, annotator_seconds, chunk_bytes, chunk_second
 from .data import Split, divide, load_dataset, pick, write_reconstructions
 from .defenses import training_input
 from .intervals import agreement
-from .learning import Recipe, check_answered, folds, train_semsim
+from .learning import check_answered, folds, train_semsim
 from .machines import LESSONS, PANELS, PASSES, PRACTICE, PRACTICE_STEPS, annotate, train_annotator
 from .models import load_classifier, save_classifier
 from .networks import three_channels
@@ -273,7 +273,7 @@ def make_semsim(study:Study, folder, data:Data, fold:int) -> tuple: # (SemSim or
         answers = torch.cat([one[1] for one in lessons]), torch.cat([one[2] + start for one, start in zip(lessons, starts)]), torch.cat([one[3] for one in lessons])
         try: check_answered(originals, *answers)
         except InputError as nothing: save_tensors(path, {"nothing": torch.zeros(1)}, {"refused": str(nothing)})
-        else: train_semsim(originals, *answers, "panel A (machine)", Recipe(seed=study.seeds.semsim, **dict(study.semsim.recipe))).save(path)
+        else: train_semsim(originals, *answers, "panel A (machine)", replace(study.semsim.followed, seed=study.seeds.semsim)).save(path)
     return unit(semsim_path(study, folder, data, fold), read_semsim, make)
 
 def read_semsim(path) -> tuple: # (SemSim or None, the reason why there is none)
@@ -552,8 +552,8 @@ def cost_of(one:Unit) -> tuple: # (seconds with one worker, bytes on the disk)
         rows = min(CHUNK, study.originals - first)
         return chunk_seconds(study, shape, arch, attack.attack, rows), chunk_bytes(shape, rows)
     if one.kind == "scores": return STARTING + study.originals * metric_seconds(rest[1], shape), 2000 + 8 * study.originals
-    if one.kind == "semsim": return semsim_seconds(study, shape, len(models_of(study))), network_bytes(dict(study.semsim.recipe).get("arch", Recipe().arch), shape) // 2
-    if one.kind == "distances": return STARTING + study.originals * training_seconds(dict(study.semsim.recipe).get("arch", Recipe().arch), shape), 2000 + 8 * study.originals
+    if one.kind == "semsim": return semsim_seconds(study, shape, len(models_of(study))), network_bytes(study.semsim.followed.arch, shape) // 2
+    if one.kind == "distances": return STARTING + study.originals * training_seconds(study.semsim.followed.arch, shape), 2000 + 8 * study.originals
     role = rest[0]
     panel = getattr(study.annotators, role)
     arch = panel.arch or PANELS[POOLS[role]]
