@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import random
 import re
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,9 +91,10 @@ def progress(items, # what to step through
              unit:str="it", # what one item is counted in
              scale:int=1, # units an item
             ): # the same items
-    "Step through `items` with a progress bar where a terminal is watching."
+    "Step through `items` with a progress bar where somebody is watching."
     if multiprocessing.parent_process(): return items # a worker: its parent shows one bar for all
-    return tqdm(items, desc=step, total=total, unit=unit, unit_scale=scale if scale > 1 else False, disable=None, leave=False, dynamic_ncols=True)
+    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+    return tqdm(items, desc=step, total=total, unit=unit, unit_scale=scale if scale > 1 else False, disable=not watched, delay=1, leave=False, dynamic_ncols=True)
 
 # %% ../nbs/00_core.ipynb #3c0df0e9
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]
@@ -281,7 +283,7 @@ def show_images(images:Tensor, # (B,C,H,W) in [0,1]
     "Draw images in a grid, pixels unsmoothed."
     rows = math.ceil(len(images) / columns)
     columns = min(columns, len(images))
-    height = scale * (1.2 if titles is not None else 1.05)
+    height = scale * 1.05 + (0.2 if titles is not None else 0)
     figure, axes = plt.subplots(rows, columns, figsize=(scale * columns, height * rows), squeeze=False, dpi=90)
     for axis in axes.flat: axis.axis("off")
     for number, (axis, image) in enumerate(zip(axes.flat, images)):

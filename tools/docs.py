@@ -57,7 +57,7 @@ def relink(folder, names):
 def render(folder):
     "Render the staged folder; any warning of smalldocs is an error."
     if shutil.which("quarto"):
-        command = ["quarto", "render", folder, "--no-cache"]
+        command = ["quarto", "render", folder, "--no-cache", "-M", "html-math-method:katex"]
     else:
         command = [Path(sys.executable).with_name("smalldocs"), "render", "--strict", folder]
     if code := subprocess.run(command).returncode:
