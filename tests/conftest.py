@@ -103,3 +103,19 @@ def begin(server, tmp_path, tmp_path_factory):
 def semsim(begin):
     "Runs a command in `tmp_path`."
     return lambda *arguments, **options: begin(*arguments, **options)[1]()
+
+
+# Chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Debian's Chromium. (While it is there an event loop runs in this thread, which other modules' tests may not find.)"
+    from chromium import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "these tests need Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

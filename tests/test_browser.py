@@ -2,62 +2,33 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
 import uvicorn
-from playwright.sync_api import TimeoutError as PlaywrightTimeout, sync_playwright
+from chromium import free_port, jupyterlab, needed, new_tab
+from conftest import ENV, PROGRAM
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from semsim.annotate import Sitting, answers_path
 from semsim.annotation_page import annotation_app, listen
 from semsim.core import generator
 from semsim.data import load_dataset, pick, write_reconstructions
 
-ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_WAIT_POLICY": "passive"}
-PROGRAM = "from semsim.cli import main; main()"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("SEMSIM_SCREENSHOTS")  # a folder: keep the pictures for the notebooks
 
-pytestmark = pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="no Chromium on this machine: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "Debian's Chromium."
-    assert CHROMIUM, "these tests need Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+pytestmark = needed
 
 
 @pytest.fixture
 def tab(browser):
-    "A tab of a browser that has never been here; whatever it logs as an error, or asks of another host, fails the test."
     with new_tab(browser) as page:
         yield page
-
-
-@contextmanager
-def new_tab(browser):
-    context = browser.new_context(viewport={"width": 900, "height": 860})
-    page = context.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)) if "Canceled" not in str(error) else None)  # JupyterLab, when its server is killed
-    page.on("request", lambda request: errors.append(request.url) if not request.url.startswith(("http://127.0.0.1", "data:", "blob:", "ws://127.0.0.1")) else None)
-    yield page
-    context.close()
-    assert not errors, errors
 
 
 def make_folder(folder, classes=None, originals=40):
@@ -69,11 +40,6 @@ def make_folder(folder, classes=None, originals=40):
         write_reconstructions(folder/model, chosen, (chosen.images + (0.15 + 0.35 * number) * noise).clamp(0, 1))
     (folder/"classes.txt").write_text("\n".join(classes or digits.classes), encoding="utf-8")
     return folder
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 @contextmanager
@@ -259,32 +225,6 @@ def test_second_process_is_refused(tmp_path):
     ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
     sitting.log.close()
     assert ended.returncode == 2 and "open in another process" in ended.stderr and len(ended.stderr.splitlines()) == 1
-
-
-@contextmanager
-def jupyterlab(folder, port):
-    "A JupyterLab of its own, without settings of the user's."
-    home = folder.parent/"home"
-    (home/"CONFIG"/"labconfig").mkdir(parents=True, exist_ok=True)
-    (home/"CONFIG"/"labconfig"/"page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
-    places = {f"JUPYTER_{kind}_DIR": str(home/kind) for kind in ("CONFIG", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(home/"settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home/"workspaces")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=secret",
-               f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly"]
-    process = subprocess.Popen(command, env=ENV | places, stdout=open(home/"lab.log", "a"), stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        for _ in range(300):
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0: break
-            assert process.poll() is None, (home/"lab.log").read_text()
-            time.sleep(0.2)
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        try: process.wait(10)
-        except subprocess.TimeoutExpired: process.kill()
-        process.wait()
 
 
 def run_cell(page):
