@@ -7,7 +7,11 @@ PIP := $(BIN)/pip -qq --disable-pip-version-check install --use-pep517 --editabl
 # Small networks on few cores lose most of their time to spinning OpenMP threads.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test docs lab export readme
+.PHONY: demo test docs lab edit sync run export readme dist
+
+# The notebook that `edit` and `run` are about, such as NB=13_attack or NB=tutorials/score.
+NB ?=
+notebook = $(if $(wildcard nbs/$(NB).ipynb),nbs/$(NB).ipynb,$(error name a notebook of nbs, such as NB=13_attack))
 
 demo: .venv/run.stamp          ## the whole study in small; prints where its report is
 	@$(BIN)/semsim run
@@ -19,7 +23,22 @@ docs: .venv/dev.stamp          ## the site, in _docs
 	@$(BIN)/python tools/docs.py
 
 lab: .venv/dev.stamp           ## the notebooks, in JupyterLab
-	@$(BIN)/jupyter lab nbs
+	@$(BIN)/jupyter lab nbs/index.ipynb
+
+edit: .venv/dev.stamp          ## a notebook as a text file, in scratch
+	@mkdir -p $(dir scratch/$(NB))
+	@$(BIN)/jupytext --quiet --to py:percent $(notebook) --output scratch/$(NB).py
+	@echo "edit scratch/$(NB).py, then: make sync"
+
+sync: .venv/dev.stamp          ## the text files of scratch back into their notebooks; ids and outputs are kept
+	@cd scratch && for text in $$(find . -name '*.py'); do \
+		../$(BIN)/jupytext --quiet --update --to ipynb $$text --output ../nbs/$${text%.py}.ipynb --update-metadata '{"jupytext": null}' && rm $$text || exit 1; \
+	done
+	@$(MAKE) --no-print-directory export
+
+run: export                    ## a notebook, whole and in place, as it will be read
+	@cd $(dir $(notebook)) && $(CURDIR)/$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace $(notdir $(notebook))
+	@$(MAKE) --no-print-directory export
 
 export: .venv/dev.stamp        ## clean the notebooks and write the modules from them
 	@$(BIN)/nbdev_clean
@@ -43,3 +62,6 @@ $(BIN)/pip:
 	@echo "installing semsim, its requirements and the development tools (5 GB, about 2-4 minutes)"
 	@$(PIP) '.[dev]'
 	@touch .venv/run.stamp $@
+
+dist: .venv/dev.stamp          ## the sdist and the wheel, in dist
+	@$(BIN)/python -m build
