@@ -225,6 +225,58 @@ def test_outputs_are_stored_and_clean(notebook):
     assert notebook.stat().st_size <= 600_000
 
 
+PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]+\)|<img\b[^>]*>")
+
+
+def test_figures_are_described(notebook):
+    "Whoever cannot see a figure is told what it shows: `fig-alt` for what code draws, the text in brackets for a picture that prose shows."
+    undescribed = []
+    for cell in read(notebook):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        shown = "".join("".join(output.get("data", {}).get("text/html", "")) for output in cell.get("outputs", []))
+        texts = re.findall(r'^#\| fig-alt: "(.+)"$', cell["source"], flags=re.M) if drawn else []
+        prose = cell["source"] if cell["cell_type"] == "markdown" else shown
+        for found in PICTURE.finditer(prose):
+            texts.append(found[1] or "".join(re.findall(r'alt="([^"]*)"', found[0])))
+        if (drawn and not texts) or any(len(text) < 20 for text in texts):
+            undescribed.append(cell["id"])
+    assert not undescribed
+
+
+def test_stored_outputs_hold_no_progress_and_no_widgets(notebook):
+    outputs = [output for cell in of_type(read(notebook), "code") for output in cell["outputs"]]
+    assert not [output for output in outputs if re.search(r"\d+%\|", "".join(output.get("text", "")))]
+    assert not [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+
+
+def shown_numbers(cells):
+    "The numbers in the outputs of cells."
+    for cell in cells:
+        for output in cell["outputs"]:
+            data = {"text/plain": output.get("text", ""), **output.get("data", {})}
+            text = re.sub(r"<style.*?</style>|base64,[\w+/=\s]+|,", "", "".join(data.get("text/html") or data["text/plain"]), flags=re.S)
+            yield from map(float, re.findall(r"-?\d*\.?\d+(?:e-?\d+)?", text))
+
+
+MEASURED = re.compile(r"(?<![\w.,:/-])(\d*\.\d+|\d+(?= ?%))(?![\w.:/]*\w)( ?%)?")  # a decimal, or a share in per cent
+NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv:\S+|\$[^$]*\$|95 %", flags=re.S)  # the last is the intervals' confidence
+
+
+def test_numbers_in_the_prose_of_results_are_shown_on_the_page(notebook):
+    "Numbers are printed by code; one that prose repeats must stand, rounded alike, in an output of the same page."
+    if notebook.parent.name != "results":
+        return
+    cells = read(notebook)
+    known, lost = set(shown_numbers(of_type(cells, "code"))), []
+    for cell in of_type(cells, "markdown"):
+        for number, percent in MEASURED.findall(NO_PROSE.sub("", cell["source"])):
+            value, digits = float(number), len(number.partition(".")[2])
+            same = {round(abs(one), digits) for one in known} | ({round(abs(one) * 100, digits) for one in known} if percent else set())
+            if value not in same:
+                lost.append((cell["id"], number))
+    assert not lost
+
+
 def texts(cells):
     "All that a reader sees as text: sources, printed output, text and HTML results without the pictures in them."
     for cell in cells:
