@@ -19,12 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 
 
+def notebooks():
+    "The paths of all notebooks that nbdev would see."
+    paths = sorted(path.relative_to(NBS) for path in NBS.rglob("*.ipynb"))
+    return [NBS / path for path in paths if not any(part[0] in "._" for part in path.parts)]
+
+
 def pytest_generate_tests(metafunc):
-    "One parameter for each notebook that nbdev would see."
+    "One parameter for each notebook."
     if "notebook" in metafunc.fixturenames:
-        names = sorted(path.relative_to(NBS) for path in NBS.rglob("*.ipynb"))
-        names = [name for name in names if not any(part[0] in "._" for part in name.parts)]
-        metafunc.parametrize("notebook", [NBS / name for name in names], ids=[name.as_posix() for name in names])
+        metafunc.parametrize("notebook", notebooks(), ids=lambda path: path.relative_to(NBS).as_posix())
 
 
 # Commands

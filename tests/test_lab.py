@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from chromium import free_port, jupyterlab, needed, new_tab
-from conftest import NBS, ROOT
+from conftest import NBS, ROOT, notebooks
 
-STEPS = sorted(path.name for path in NBS.glob("[1-4]*.ipynb"))
+STEPS = [path for path in notebooks() if path.parent == NBS and path.name[0] in "1234"]
 READY = "() => window.jupyterapp && jupyterapp.shell.currentWidget?.context?.isReady && jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == 'connected'"
 RUN = "() => jupyterapp.commands.execute('notebook:run-all-cells')"
 # What is left when it has run: the number of code cells, of those that ran, what went wrong, and where the last figure is.
@@ -66,16 +66,16 @@ def test_progress_is_text(lab, tab):
     assert not tab.evaluate(STATE)["widgets"]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS, ids=lambda path: path.name)
 def test_step_runs_whole(lab, tab, step):
     tab.set_default_timeout(400_000)
-    tab.goto(f"{lab}/doc/tree/{step}?token=secret")
+    tab.goto(f"{lab}/doc/tree/{step.name}?token=secret")
     tab.wait_for_function(READY)
     tab.evaluate(RUN)
     state = tab.evaluate(STATE)
     assert not state["errors"]
     assert 0 < state["cells"] == state["ran"]
-    assert not state["widgets"] or step == "30_annotate.ipynb"
+    assert not state["widgets"] or step.name == "30_annotate.ipynb"
     if state["figure"] >= 0:
         tab.evaluate("index => jupyterapp.shell.currentWidget.content.scrollToItem(index, 'center')", state["figure"])
         figure = tab.locator(f".jp-Cell[data-windowed-list-index='{state['figure']}'] .jp-OutputArea img").last
