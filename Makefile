@@ -22,8 +22,8 @@ test: .venv/dev.stamp          ## every test: each notebook, the package, the re
 docs: .venv/dev.stamp          ## the site, in _docs
 	@$(BIN)/python tools/docs.py
 
-lab: .venv/dev.stamp           ## the notebooks, in JupyterLab
-	@$(BIN)/jupyter lab nbs/index.ipynb
+lab: .venv/dev.stamp           ## the notebooks, in JupyterLab, opened on the first page
+	@$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb
 
 edit: .venv/dev.stamp          ## a notebook as a text file, in scratch
 	@mkdir -p $(dir scratch/$(NB))

@@ -26,7 +26,7 @@ FACTS = """() => ({
     broken: [...document.querySelectorAll(".katex-error")].map(element => element.title),
 })"""
 # The figure that each step is read for, by words of its alternative text.
-KEY_FIGURES = {"index.html": "cat", "attack.html": "@", "metrics.html": "@", "semsim.html": "cat", "analysis.html": "@"}
+KEY_FIGURES = {"index.html": "mirrored", "attack.html": "reconstructions below", "metrics.html": "spoilt copies", "semsim.html": "distance and probability", "analysis.html": "rank correlations over originals"}
 
 pytestmark = [needed, pytest.mark.skipif(not shutil.which("npm") and not os.environ.get("CI"), reason="no npm on this machine, from which KaTeX comes: apt-get install npm")]
 

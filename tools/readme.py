@@ -31,10 +31,12 @@ def render():
     "The bytes of README.md and of its figures, by path."
     notebook = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     notebook.metadata.language_info = {"name": "python"}
+    described = iter(re.findall(r'^#\| fig-alt: "(.+)"$', "\n".join(cell.source for cell in notebook.cells), flags=re.M))
     for cell in notebook.cells:
         tidy(cell)
     resources = {"output_files_dir": FIGURES, "unique_key": "figure"}
     text, resources = MarkdownExporter(config=CONFIG).from_notebook_node(notebook, resources)
+    text = re.sub(r"!\[png\]", lambda _: f"![{next(described)}]", text)
     return {"README.md": text.strip().encode() + b"\n", **resources["outputs"]}
 
 
