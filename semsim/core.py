@@ -283,7 +283,8 @@ def show_images(images:Tensor, # (B,C,H,W) in [0,1]
     "Draw images in a grid, pixels unsmoothed."
     rows = math.ceil(len(images) / columns)
     columns = min(columns, len(images))
-    height = scale * 1.05 + (0.2 if titles is not None else 0)
+    lines = max(str(title).count("\n") + 1 for title in titles) if titles is not None else 0
+    height = scale * 1.05 + 0.15 * lines
     figure, axes = plt.subplots(rows, columns, figsize=(scale * columns, height * rows), squeeze=False, dpi=90)
     for axis in axes.flat: axis.axis("off")
     for number, (axis, image) in enumerate(zip(axes.flat, images)):
