@@ -409,7 +409,7 @@ def judge_of(study:Study, folder, data:Data) -> str:
         given = [answers_of(study, folder, data, "judge", name) for name in models_of(study)]
         return f"people ({pd.concat(given).annotator.nunique()} of them)" if any(map(len, given)) else "people (nobody has answered yet)"
     clean = shares_of(study, folder, data, "judge", CLEAN).gt(0.5).mean()
-    return f"panel B (machine): {panel.members} networks {panel.arch or PANELS['B']}, which name {clean:.0%} of the clean originals"
+    return f"panel B (machine): {panel.members} network{'s' * (panel.members > 1)} {panel.arch or PANELS['B']}, which name {clean:.0%} of the clean originals"
 
 def summarise_data(study:Study, folder, data:Data) -> DataResults:
     "Analyse the units of one data set."
