@@ -259,7 +259,7 @@ def shown_numbers(cells):
 
 
 MEASURED = re.compile(r"(?<![\w.,:/-])(\d*\.\d+|\d+(?= ?%))(?![\w.:/]*\w)( ?%)?")  # a decimal, or a share in per cent
-NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv:\S+|\$[^$]*\$|95 %", flags=re.S)  # the last is the intervals' confidence
+NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv[: ]\S+|\$[^$]*\$|95 %", flags=re.S)  # the last is the intervals' confidence
 
 
 def test_numbers_in_the_prose_of_results_are_shown_on_the_page(notebook):

@@ -31,12 +31,12 @@ TINY = dict(
     name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "policy_3-1-7"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
     metrics=["mse", "psnr"], attacks=[dict(preset="inverting_gradients", changes=dict(steps=200))], semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
     annotators={role: dict(members=1, presentations=4000, arch="convnet4", unsure=0.3) for role in ("teacher", "judge")},
-  # What a plain model leaks is recognised, what a policy moves out of the picture is not: SemSim needs both kinds, on any processor.
+    # What a plain model leaks is recognised, what a policy moves out of the picture is not: SemSim needs both kinds, on any processor.
 )  # fmt: skip
 
 
 def write_settings(folder, **changes):
-    "A file of the tiny study, and its pictures: zeros and ones, of which an annotator names half even if it only guesses."
+    "A file of the tiny study, and its pictures: zeros and ones."
     digits = load_dataset("digits", size=16)
     for part, split, count in (("train", digits.train, 40), ("test", digits.test, 5)):
         for label, name in enumerate(("zero", "one")):
