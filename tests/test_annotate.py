@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from semsim.annotate import AnswerLog, LabellingWidget, Sitting, answers_path, check_annotator, keys_of, latin_square, make_plan, read_answers, standing
+from semsim.annotate import LabellingWidget, Sitting, answers_path, check_annotator, keys_of, latin_square, make_plan, read_answers, standing
 from semsim.core import InputError
 from semsim.data import Split, write_reconstructions
 
