@@ -100,6 +100,33 @@ def test_no_registry_is_named():
     assert not any(named.values()), named
 
 
+def test_a_notebook_is_edited_as_text_and_loses_nothing(tmp_path):
+    "`make edit`, a word changed, `make sync`: the notebook differs by that word, and keeps every cell id and output."
+    for name in ("nbs", "semsim"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("Makefile", "settings.ini", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for stamp in ("run.stamp", "dev.stamp"):
+        (tmp_path / ".venv" / stamp).touch()
+
+    def make(*arguments):
+        return subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True)
+
+    before = files(tmp_path / "nbs")
+    assert "name a notebook of nbs" in make("edit", "NB=nothing").stderr
+    made = make("edit", "NB=tutorials/score")
+    text = tmp_path / "scratch/tutorials/score.py"
+    assert made.returncode == 0 and text.exists(), made.stderr
+    text.write_text(text.read_text(encoding="utf-8").replace("# Score your reconstructions", "# Score your pictures"), encoding="utf-8")
+    made = make("sync")
+    assert made.returncode == 0 and not text.exists(), made.stderr
+    before["tutorials/score.ipynb"] = before["tutorials/score.ipynb"].replace(b"# Score your reconstructions", b"# Score your pictures")
+    after = files(tmp_path / "nbs")
+    assert not [name for name in {*before, *after} if before.get(name) != after.get(name)]
+
+
 # The package
 
 
