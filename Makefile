@@ -31,7 +31,7 @@ edit: .venv/dev.stamp          ## a notebook as a text file, in scratch
 	@echo "edit scratch/$(NB).py, then: make sync"
 
 sync: .venv/dev.stamp          ## the text files of scratch back into their notebooks; ids and outputs are kept
-	@cd scratch && for text in $$(find . -name '*.py'); do \
+	@mkdir -p scratch && cd scratch && for text in $$(find . -name '*.py'); do \
 		../$(BIN)/jupytext --quiet --update --to ipynb $$text --output ../nbs/$${text%.py}.ipynb --update-metadata '{"jupytext": null}' && rm $$text || exit 1; \
 	done
 	@$(MAKE) --no-print-directory export

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,29 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-NBS = Path(__file__).resolve().parents[1] / "nbs"
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT / "nbs"
 
 
 def notebooks():
     "The paths of all notebooks that nbdev would see."
     paths = sorted(path.relative_to(NBS) for path in NBS.rglob("*.ipynb"))
     return [NBS / path for path in paths if not any(part[0] in "._" for part in path.parts)]
+
+
+def copy_of(folder, *names):
+    "Files and folders of the repository, in another folder, without what runs leave in them."
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(ROOT / name, folder)
+
+
+def said(output):
+    "What an output of a cell says: printed text, a table (whose plain form depends on the window), another result."
+    data = {"text/plain": output.get("text", ""), **output.get("data", {})}
+    return "".join(data.get("text/html") or data["text/plain"])
 
 
 def pytest_generate_tests(metafunc):
@@ -33,7 +50,6 @@ def pytest_generate_tests(metafunc):
 
 # Commands
 
-ROOT = NBS.parent
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "COLUMNS": "200"}
 PROGRAM = "from semsim.cli import main; main()"
 Ended = namedtuple("Ended", "code out err")

@@ -5,14 +5,14 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-NBS, PACKAGE = ROOT / "nbs", ROOT / "semsim"
+from conftest import NBS, ROOT, copy_of, said
+
+PACKAGE = ROOT / "semsim"
 MODULES = sorted(path.stem for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "_modidx"))
 
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "skimage"}
@@ -67,9 +67,7 @@ def python(*args, cwd=ROOT):
 
 
 def test_modules_are_what_clean_notebooks_export(tmp_path):
-    for folder in (NBS, PACKAGE):
-        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    shutil.copy(ROOT / "settings.ini", tmp_path)
+    copy_of(tmp_path, "nbs", "semsim", "settings.ini")
     before = files(tmp_path)
     result = python("-c", "import nbdev.clean as c, nbdev.doclinks as d; c.nbdev_clean(); d.nbdev_export()", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -102,10 +100,7 @@ def test_no_registry_is_named():
 
 def test_a_notebook_is_edited_as_text_and_loses_nothing(tmp_path):
     "`make edit`, a word changed, `make sync`: the notebook differs by that word, and keeps every cell id and output."
-    for name in ("nbs", "semsim"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("Makefile", "settings.ini", "setup.py"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_of(tmp_path, "nbs", "semsim", "Makefile", "settings.ini", "setup.py")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/bin").symlink_to(Path(sys.executable).parent)
     for stamp in ("run.stamp", "dev.stamp"):
@@ -280,8 +275,7 @@ def shown_numbers(cells):
     "The numbers in the outputs of cells."
     for cell in cells:
         for output in cell["outputs"]:
-            data = {"text/plain": output.get("text", ""), **output.get("data", {})}
-            text = re.sub(r"<style.*?</style>|base64,[\w+/=\s]+|,", "", "".join(data.get("text/html") or data["text/plain"]), flags=re.S)
+            text = re.sub(r"<style.*?</style>|base64,[\w+/=\s]+|,", "", said(output), flags=re.S)
             yield from map(float, re.findall(r"-?\d*\.?\d+(?:e-?\d+)?", text))
 
 

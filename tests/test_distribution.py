@@ -1,6 +1,7 @@
 """The wheel and the sdist: built as a release builds them, installed into an empty environment, and used from there."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,16 +23,19 @@ def run(*command, **options):
     return ended.stdout
 
 
+def known():
+    "The files that are committed, or would be."
+    return [name for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines() if (ROOT/name).is_file()]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    "A clean checkout's sdist, and the wheel that is built from it."
+    "The sdist of what git knows, and the wheel that is built from it."
     folder = tmp_path_factory.mktemp("release")
-    run("git", "clone", "--quiet", "--no-hardlinks", ROOT, folder/"clone")
-    for name in run("git", "ls-files", "--modified", "--others", "--exclude-standard", cwd=ROOT).splitlines():  # what is not committed yet
-        if (ROOT/name).is_file():
-            (folder/"clone"/name).parent.mkdir(parents=True, exist_ok=True)
-            (folder/"clone"/name).write_bytes((ROOT/name).read_bytes())
-    run(sys.executable, "-m", "build", "--outdir", folder/"dist", folder/"clone")
+    for name in known():
+        (folder/"clean"/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/name, folder/"clean"/name)
+    run(sys.executable, "-m", "build", "--outdir", folder/"dist", folder/"clean")
     (sdist,), (wheel,) = (folder/"dist").glob("*.tar.gz"), (folder/"dist").glob("*.whl")
     return sdist, wheel
 
@@ -44,8 +48,7 @@ def test_sdist_holds_what_setup_reads(built):
 
 def test_wheel_holds_all_of_the_package(built):
     with zipfile.ZipFile(built[1]) as archive: names = {name for name in archive.namelist() if name.startswith("semsim/")}
-    kept = {path for path in run("git", "ls-files", "--cached", "--others", "--exclude-standard", "semsim", cwd=ROOT).splitlines() if (ROOT/path).is_file()}
-    assert kept == names
+    assert names == {name for name in known() if name.startswith("semsim/")}
 
 
 def test_wheel_asks_for_what_it_imports(built):

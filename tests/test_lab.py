@@ -1,11 +1,10 @@
 """The notebooks of the four steps as people step through them: each run whole in a real JupyterLab, in Chromium."""
 
 import json
-import shutil
 
 import pytest
 from chromium import free_port, jupyterlab, needed, new_tab
-from conftest import NBS, ROOT, notebooks
+from conftest import NBS, ROOT, copy_of, notebooks
 
 STEPS = [path for path in notebooks() if path.parent == NBS and path.name[0] in "1234"]
 READY = "() => window.jupyterapp && jupyterapp.shell.currentWidget?.context?.isReady && jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == 'connected'"
@@ -33,7 +32,7 @@ pytestmark = needed
 def lab(tmp_path_factory):
     "A JupyterLab on a copy of the notebooks, opened as `make lab` opens it; its address."
     folder, port = tmp_path_factory.mktemp("lab")/"nbs", free_port()
-    shutil.copytree(NBS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    copy_of(folder.parent, "nbs")
     for name in ("semsim", "benchmarks"): (folder.parent/name).symlink_to(ROOT/name)
     cell = dict(cell_type="code", id="count", execution_count=None, metadata={}, outputs=[], source=COUNTING)
     kernel = dict(name="python3", display_name="Python 3", language="python")

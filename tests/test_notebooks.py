@@ -9,27 +9,27 @@ from pathlib import Path
 import nbdev.test as runner
 import pytest
 from chromium import CHROMIUM
-from conftest import NBS, ROOT, notebooks
+from conftest import NBS, ROOT, notebooks, said
 from test_lab import STEPS
 
 
 class RememberingShell(runner.CaptureShell):
     "A shell that remembers what each cell put out."
 
-    said = []
+    shown = []
 
     def run(self, *args, **kwargs):
         found = super().run(*args, **kwargs)
-        RememberingShell.said.append(texts(found))
+        RememberingShell.shown.append(texts(found))
         return found
 
 
 def texts(outputs):
-    "What the outputs of a cell that draws nothing say: printed text, tables (whose plain form depends on the window), other results."
-    datas = [{"text/plain": output.get("text", ""), **output.get("data", {})} for output in outputs or []]
-    if any("image/png" in data for data in datas):
+    "What the outputs of a cell say, if it draws nothing."
+    outputs = outputs or []
+    if any("image/png" in output.get("data", {}) for output in outputs):
         return ""
-    return "".join("".join(data.get("text/html") or data["text/plain"]) for data in datas).strip()
+    return "".join(map(said, outputs)).strip()
 
 
 def run(path):
@@ -39,12 +39,12 @@ def run(path):
     cells = [cell for cell in runner.NBProcessor(path).nb.cells if cell.cell_type == "code"]
     if not passed:
         return f"{path.name} failed"
-    if not 0 < len(RememberingShell.said) == len(cells):
-        return f"{path.name}: {len(RememberingShell.said)} of {len(cells)} code cells ran"
+    if not 0 < len(RememberingShell.shown) == len(cells):
+        return f"{path.name}: {len(RememberingShell.shown)} of {len(cells)} code cells ran"
     if path.parent.name == "results":  # read from stored files, so it must show what they hold now
-        for cell, said in zip(cells, RememberingShell.said):
-            if said != texts(cell.outputs):
-                return f"{path.name}, cell {cell.id}: shows\n{texts(cell.outputs)}\nbut the stored results give\n{said}"
+        for cell, now in zip(cells, RememberingShell.shown):
+            if now != texts(cell.outputs):
+                return f"{path.name}, cell {cell.id}: shows\n{texts(cell.outputs)}\nbut the stored results give\n{now}"
 
 
 def run_and_exit(notebook, log):

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 from chromium import needed, new_tab
-from conftest import ROOT
+from conftest import copy_of, notebooks
 from filelock import FileLock
 
 PHONE = 390
@@ -42,9 +42,7 @@ def built(tmp_path_factory, worker_id):
     copy = shared/"site"
     with FileLock(shared/"site.lock"):
         if not copy.exists():
-            for name in ("nbs", "semsim", "tools"): shutil.copytree(ROOT/name, copy/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-            shutil.copytree(ROOT/"benchmarks", copy/"benchmarks")
-            shutil.copy(ROOT/"settings.ini", copy)
+            copy_of(copy, "nbs", "semsim", "tools", "benchmarks", "settings.ini")
             ended = subprocess.run([sys.executable, "tools/docs.py"], cwd=copy, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(copy)})
             assert ended.returncode == 0, ended.stdout + ended.stderr
     return copy/"_docs"
@@ -76,7 +74,7 @@ def pages(built, address, browser):
 
 
 def test_all_notebooks_have_a_page(pages):
-    assert len(pages) >= len(list((ROOT/"nbs").rglob("*.ipynb"))) > 50
+    assert len(pages) >= len(notebooks()) > 50
 
 
 def test_no_page_complains(pages):
