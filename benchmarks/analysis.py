@@ -23,10 +23,14 @@ import scipy
 
 from attack import CORES, HERE, markdown, number, processor, write_readme
 from coverage import PEOPLE, cells, frame_of, normals
-from semsim.analysis import LEVELS, STATISTICS
-from semsim.comparison import compare, soft_pairwise_accuracy, tie_calibrated_accuracy
-from semsim.core import atomic_path, derive_seed
-from semsim.intervals import agreement, checked_rows, draws, resample
+from semsim.analysis.correlation import LEVELS, STATISTICS
+from semsim.analysis.comparison import compare
+from semsim.analysis.pairwise_accuracy import soft_pairwise_accuracy, tie_calibrated_accuracy
+from semsim.core.seeds import derive_seed
+from semsim.core.files import atomic_path
+from semsim.analysis.frames import checked_rows
+from semsim.analysis.resampling import draws, resample
+from semsim.analysis.intervals import agreement
 
 METRICS = {f"metric_{n}": True for n in range(10)}  # name -> higher is leakier
 ANNOTATORS = [f"right_{n}" for n in range(1, PEOPLE + 1)]
@@ -60,7 +64,7 @@ def simulated(budget):
 
 def analysis(scores, budget):
     "The parts of the whole analysis: name -> function."
-    about = dict(scores=scores, human="majority", metrics=list(METRICS), higher_is_leakier=METRICS, n_resamples=budget.resamples)
+    about = dict(scores=scores, target="majority", metrics=list(METRICS), higher_is_leakier=METRICS, n_resamples=budget.resamples)
     permuted = about | dict(n_permutations=budget.permutations)
     return {
         "agreement, all levels and facets": lambda: agreement(**about, level="all", facet="all"),
@@ -120,7 +124,7 @@ def timed(scores, budget):
     for _ in range(budget.rounds):
         for level in LEVELS:
             loop[level].append(seconds(lambda: looped(scores, level, drawn)) / drawn.originals.shape[1])
-            about = dict(human="majority", metrics=list(METRICS), higher_is_leakier=METRICS, level=level, facet="both", n_resamples=budget.resamples)
+            about = dict(target="majority", metrics=list(METRICS), higher_is_leakier=METRICS, level=level, facet="both", n_resamples=budget.resamples)
             ours[level].append(seconds(lambda: agreement(scores, **about)) / budget.resamples)
         for name, part in parts.items(): whole[name].append(seconds(part))
     return loop, ours, whole

@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from semsim.consensus import QUESTIONS, against, against_others, aggregate, annotator_agreement, answer_shares, compare_rules, dawid_skene, judgements, pairwise_agreement, study_answers
-from semsim.core import InputError, atomic_path, write_table
-from semsim.human_study import HUMAN_STUDY_MODELS, read_human_study
+from semsim.annotate.annotator_agreement import (
+    JUDGEMENTS, annotator_agreement, answer_shares, judgements, pairwise_agreement, study_answers,
+)
+from semsim.annotate.consensus import against, against_others, aggregate, compare_rules, dawid_skene
+from semsim.core.errors import InputError
+from semsim.core.files import atomic_path, write_table
+from semsim.paper2309.human_study import HUMAN_STUDY_MODELS, read_human_study
 
 RULES = "mean", "majority", *[f"at_least_{k}" for k in range(1, 6)], "dawid_skene"
 
@@ -54,7 +58,7 @@ def tables_of(annotations, clip, settings):
     mean = scores["mean"]
     tables = {
         "agreement": annotator_agreement(answers, labels, **settings),
-        "pairs": pd.concat([pairwise_agreement(answers, labels, question, **settings) for question in QUESTIONS], ignore_index=True),
+        "pairs": pd.concat([pairwise_agreement(answers, labels, question, **settings) for question in JUDGEMENTS], ignore_index=True),
         "shares": answer_shares(answers, labels, **settings),
         "counts": rights.sum(axis=1).astype(int).value_counts().sort_index().rename_axis("right").rename("reconstructions").reset_index(),
         "rules": compare_rules(scores, observed, **settings),

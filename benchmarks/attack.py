@@ -30,13 +30,14 @@ from skimage import data
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
-import semsim.attack
-from semsim.attack import invert, recorded
-from semsim.core import generator
-from semsim.metrics import psnr
-from semsim.models import build_classifier
-from semsim.share import share_gradient
-from semsim.units import WORKER_SETTINGS
+import semsim.attack.inversion
+from semsim.attack.engine import recorded
+from semsim.attack.inversion import invert
+from semsim.core.seeds import generator
+from semsim.metrics.pairs import psnr
+from semsim.core.classifiers import build_classifier
+from semsim.attack.sharing import share_gradient
+from semsim.core.tasks import WORKER_SETTINGS
 
 HERE = Path(__file__).parent
 CORES = len(os.sched_getaffinity(0))
@@ -72,12 +73,12 @@ class Normalised(torch.nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.trunk, self.head = model.trunk, model.head
+        self.backbone, self.head = model.backbone, model.head
         for name in ("mean", "std"):
             self.register_buffer(name, getattr(model, name).clone())
 
     def forward(self, images):
-        return self.head(self.trunk(images))
+        return self.head(self.backbone(images))
 
 
 def check_gradient(arch):
@@ -153,8 +154,8 @@ def stamped(evaluate, compile, device, stamps):
 def our_run(arch, rows, variant, steps, threads, device, snapshots=()):
     "The engine on all images at once: seconds in all, seconds after the first evaluation, and the PSNR of each image at each snapshot."
     prepare(threads, variant["precision"])
-    semsim.attack.RECORD_FROM, stamps = 1, [] # so that few steps are computed as many would be
-    semsim.attack.recorded = lambda evaluate, compile: stamped(evaluate, compile, device, stamps)
+    semsim.attack.inversion.RECORD_FROM, stamps = 1, [] # so that few steps are computed as many would be
+    semsim.attack.inversion.recorded = lambda evaluate, compile: stamped(evaluate, compile, device, stamps)
     model, images, shared = case(arch, rows)
     begin = time.perf_counter()
     found = invert(shared, steps=steps, width=len(rows), units="pixel", start="uniform", priors=(("tv", TV),), lr=STEP_SIZE,

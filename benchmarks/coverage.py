@@ -3,7 +3,7 @@
     python benchmarks/coverage.py --scratch FOLDER
 
 A superpopulation of models and of originals is made up so that a study drawn from it resembles the one with real people; a study is
-drawn, its intervals are computed by semsim.intervals as users compute them, and it is noted whether the truth lies in them; and so
+drawn, its intervals are computed by semsim.analysis.resampling as users compute them, and it is noted whether the truth lies in them; and so
 on, a few hundred times for each setting. Finished blocks of studies are appended to FOLDER/coverage.jsonl, and a later call goes on
 from there. What is written in the end: `benchmarks/coverage.json` and the tables of `benchmarks/README.md`. `--tiny` does next to
 nothing, to see that all works, and `--into` writes the JSON file elsewhere and leaves README.md alone.
@@ -27,12 +27,14 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit
 
-import semsim.intervals
+import semsim.analysis.resampling
 from attack import CORES, HERE, markdown, processor, write_readme
-from semsim.core import atomic_path, content_id, derive_seed
-from semsim.intervals import FACETS, checked_rows, draws, interval, resample, smooth
+from semsim.core.seeds import content_id, derive_seed
+from semsim.core.files import atomic_path
+from semsim.analysis.frames import checked_rows
+from semsim.analysis.resampling import FACETS, draws, interval, resample, smooth
 
-CODE = content_id(Path(semsim.intervals.__file__).read_text())  # what was computed with other code is computed again
+CODE = content_id(Path(semsim.analysis.resampling.__file__).read_text())  # what was computed with other code is computed again
 PEOPLE = 5
 VOTES = dict(centre=0.2, leak=0.8, ease=1.2, own=1.1)  # logit of the chance that one annotator names the class
 METRICS = {  # weights of the model's leak, the model's own error, the original's ease, the original's own look, the reconstruction's own leak, noise
@@ -187,8 +189,8 @@ def study(facet, setting, number, worlds, resamples):
     "(estimands, quantities, 5) of one study: the estimate, the percentile interval, and BCa from the same draws where it exists."
     scores = draw_study(facet, setting, number, worlds)
     drawn = draws(setting[1], setting[0], facet, resamples, number)
-    rows = {human: checked_rows(scores, human, ["A", "B"], {"A": True, "B": True}) for human in ("mean", "majority")}
-    found = [values for level, human, names in TABLES for values in resample(rows[human], level, names, drawn).values()]
+    rows = {target: checked_rows(scores, target, ["A", "B"], {"A": True, "B": True}) for target in ("mean", "majority")}
+    found = [values for level, target, names in TABLES for values in resample(rows[target], level, names, drawn).values()]
     return np.array([[intervals(one, drawn) for one in (*values, values[0] - values[1])] for values in found])
 
 

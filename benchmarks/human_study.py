@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from semsim.analysis import group_sentinels
-from semsim.comparison import compare, models_needed
-from semsim.conclusions import join_annotations, report
-from semsim.core import atomic_path, write_table
-from semsim.figures import metric_matrix, reliability
-from semsim.human_study import HUMAN_STUDY_METRICS, model_means, read_human_study
-from semsim.intervals import agreement
+from semsim.analysis.correlation import group_sentinels
+from semsim.analysis.comparison import compare
+from semsim.analysis.pairwise_accuracy import models_needed
+from semsim.analysis.reporting import join_annotations, report
+from semsim.core.files import atomic_path, write_table
+from semsim.analysis.agreement_figures import metric_matrix
+from semsim.analysis.example_figures import recognition_by_bin
+from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, model_means, read_human_study
+from semsim.analysis.intervals import agreement
 
 METRICS = list(HUMAN_STUDY_METRICS)
 PEOPLE = "five people"
@@ -38,15 +40,15 @@ def tables_of(scores, annotations, settings):
     "Every table of the page."
     study, left_out = join_annotations(scores, annotations)
     people = [f"right_{number}" for number in range(1, 6)]
-    found = {human: report(study, human, METRICS, PEOPLE, annotators=people if human == "mean" else (), left_out=left_out, **settings) for human in HUMANS}
-    both = {name: pd.concat([one.tables[name].assign(human=human) for human, one in found.items()], ignore_index=True)
+    found = {target: report(study, target, METRICS, PEOPLE, annotators=people if target == "mean" else (), left_out=left_out, **settings) for target in HUMANS}
+    both = {name: pd.concat([one.tables[name].assign(target=target) for target, one in found.items()], ignore_index=True)
             for name in ("agreement", "pairs", "soft_pairwise_accuracy", "tie_calibrated_accuracy")}
     both = {name: table[table.coefficient != "auc"] if "coefficient" in table else table for name, table in both.items()}
     auc, auc_pairs = observed_auc(study, settings)
     needed = [models_needed(study, "flag", "lpips[squeeze]", other) for other in ("psnr", "ssim")]
     return both | {"auc": auc, "auc_pairs": auc_pairs, "ceiling": found["mean"].tables["ceiling"], "models": model_means(scores, annotations).reset_index(),
-                   "needed": pd.concat(needed, ignore_index=True), "reliability": pd.concat([reliability(study, "mean", name) for name in ("psnr", "lpips[squeeze]")], ignore_index=True),
-                   "matrix": metric_matrix(study, METRICS).rename_axis("metric").reset_index()}, {human: one.verdict for human, one in found.items()}
+                   "needed": pd.concat(needed, ignore_index=True), "reliability": pd.concat([recognition_by_bin(study, "mean", name) for name in ("psnr", "lpips[squeeze]")], ignore_index=True),
+                   "matrix": metric_matrix(study, METRICS).rename_axis("metric").reset_index()}, {target: one.verdict for target, one in found.items()}
 
 
 def main():

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from playwright.sync_api import sync_playwright
 
-from semsim.core import atomic_path, generator
-from semsim.data import load_dataset, pick, write_reconstructions
+from semsim.core.seeds import generator
+from semsim.core.files import atomic_path
+from semsim.core.datasets import load_dataset, pick
+from semsim.core.folders import write_reconstructions
 
 ITEMS, MINUTES = 200, 15
 # Times of keys and of pictures that can be seen, taken in the page itself.

@@ -20,13 +20,15 @@ import pandas as pd
 import torch
 from torchvision.utils import make_grid
 
-from semsim.core import atomic_path, write_image, write_table
-from semsim.data import divide, load_dataset, pick
-from semsim.machines import LESSONS, PANELS, ControlSet, accuracy_when, as_annotator, control_set, label_evidence_control, settle_threshold, train_annotator
-from semsim.metrics import psnr
-from semsim.models import build_classifier
-from semsim.units import workers
-from semsim.train import channel_statistics, train_classifier
+from semsim.core.files import atomic_path, write_image, write_table
+from semsim.core.datasets import divide, load_dataset, pick
+from semsim.annotate.machine_annotators import as_annotator, settle_threshold
+from semsim.annotate.panels import LESSONS, PANELS, accuracy_when, train_annotator
+from semsim.annotate.control import ControlSet, control_set, label_evidence_control
+from semsim.metrics.pairs import psnr
+from semsim.core.classifiers import build_classifier
+from semsim.core.tasks import workers
+from semsim.attack.training import channel_statistics, train_classifier
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torchvision.transforms import Compose, Resize, ToTensor
 
 from attack import CORES, HERE, markdown, number, processor, write_readme
-from semsim.core import generator, to_tensor, write_image
-from semsim.networks import LpipsVectors
-from semsim.scoring import score
+from semsim.core.seeds import generator
+from semsim.core.files import to_tensor, write_image
+from semsim.metrics.features import LpipsVectors
+from semsim.metrics.scoring import score
 
 COLUMNS = {"paper2309": [f"paper2309/{name}" for name in ("mse", "psnr", "ssim", "lpips[alex]")], "standard": ["mse", "psnr", "ssim", "lpips[alex]"]}
 COPIES = 14  # reconstructions of each original, as in the paper's study

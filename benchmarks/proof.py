@@ -20,17 +20,20 @@ import torch
 import torch.nn.functional as F
 from skimage import data as photographs
 
-from semsim.attack import PRESETS, attacker_objective, invert, known_of, layer_weights, scale_of, start_of
-from semsim.core import atomic_path, generator, to_pil, to_tensor, write_table
-from semsim.data import load_dataset, pick
-from semsim.defenses import training_input
-from semsim.metrics import psnr
-from semsim.scoring import score
-from semsim.models import build_classifier
-from semsim.policies import aligned_psnr
-from semsim.share import infer_labels, label_accuracy, share_gradient
-from semsim.units import workers
-from semsim.train import train_classifier
+from semsim.attack.objectives import PRESETS, attacker_objective, known_of, layer_weights, scale_of, start_of
+from semsim.attack.inversion import invert
+from semsim.core.seeds import generator
+from semsim.core.files import atomic_path, to_pil, to_tensor, write_table
+from semsim.core.datasets import load_dataset, pick
+from semsim.attack.transforms import training_input
+from semsim.metrics.pairs import psnr
+from semsim.metrics.scoring import score
+from semsim.core.classifiers import build_classifier
+from semsim.attack.policy_search import aligned_psnr
+from semsim.attack.sharing import share_gradient
+from semsim.attack.labels import infer_labels, label_accuracy
+from semsim.core.tasks import workers
+from semsim.attack.training import train_classifier
 
 PICTURES = ("astronaut", "cat", "coffee", "rocket", "camera", "immunohistochemistry", "retina", "coins", "hubble_deep_field", "brick")
 

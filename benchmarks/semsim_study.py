@@ -22,21 +22,24 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from torchvision.utils import make_grid
 
-from semsim.analysis import group_sentinels
-from semsim.calibration import answers_needed, expected_calibration_error, leak_share, reliability
-from semsim.comparison import compare
-from semsim.consensus import pairwise_agreement
-from semsim.core import InputError, atomic_path, read_table, write_image, write_table
-from semsim.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
-from semsim.fooling import audit, fooling_noise, suspect
-from semsim.intervals import agreement, directions
-from semsim.learning import Recipe
-from semsim.machines import accuracy_when, control_set, control_summary, label_evidence_control
-from semsim.networks import LPIPS
-from semsim.scoring import score
-from semsim.semsim import SemSim, fit_calibration
-from semsim.teaching import Material, from_corpus, read_config, teach
-from semsim.units import run_tasks, unit, unit_path, workers
+from semsim.analysis.correlation import group_sentinels
+from semsim.training.calibration import answers_needed, expected_calibration_error, leak_share, calibration_curve
+from semsim.analysis.comparison import compare
+from semsim.annotate.annotator_agreement import pairwise_agreement
+from semsim.core.errors import InputError
+from semsim.core.files import atomic_path, read_table, write_image, write_table
+from semsim.study.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
+from semsim.training.robustness import fooling_rates, fooling_noise, suspect
+from semsim.analysis.frames import directions
+from semsim.analysis.intervals import agreement
+from semsim.training.semsim_training import Recipe
+from semsim.annotate.panels import accuracy_when
+from semsim.annotate.control import control_set, control_summary, label_evidence_control
+from semsim.metrics.features import LPIPS
+from semsim.metrics.scoring import score
+from semsim.metrics.semsim import SemSim, fit_calibration
+from semsim.training.answered_images import Material, from_corpus, read_config, teach
+from semsim.core.tasks import run_tasks, unit, unit_path, workers
 
 RECIPES = Path(__file__).parents[1] / "semsim/recipes"
 SMALL = Recipe("alexnet-flat", lr=0.005, epochs=10)
@@ -146,7 +149,7 @@ def ablation_row(name, metric, material):
     within = level_values(table, ["semsim"], "original", "auc").loc["semsim"]
     card, moved = metric.card, 1.0  # where even a distance of 0 is called unrecognised
     if suspects := asked("semsim", metric, metric.calibration, table.recognised.mean()):
-        found = audit(suspects, material.originals.images[owners.unique()], reaches=())
+        found = fooling_rates(suspects, material.originals.images[owners.unique()], reaches=())
         moved = found[found.called == "not recognised"].rate.max()
     return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
                 n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
@@ -250,7 +253,7 @@ def calibration_of(metric, material, table, images, owners):
     for (panel, split), recognised in truth.items():
         recognised = torch.tensor(recognised.to_numpy(float))
         rows.append(dict(annotator=f"panel {panel}", split=split, error=expected_calibration_error(p[split], recognised), predicted=p[split].mean().item(), observed=recognised.mean().item(), n=len(recognised)))
-        curves.append(reliability(p[split], recognised).reset_index().assign(annotator=f"panel {panel}", split=split))
+        curves.append(calibration_curve(p[split], recognised).reset_index().assign(annotator=f"panel {panel}", split=split))
     return pd.DataFrame(rows), pd.concat(curves)
 
 
@@ -269,7 +272,7 @@ def fooled(metric, material, corpus, work):
     suspects = asked("semsim", metric, metric.calibration, rate) + asked("lpips[alex]", lpips_distance, lpips, rate)
     test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
-    found = audit(suspects, originals.images)
+    found = fooling_rates(suspects, originals.images)
     noise = {one.name: fooling_noise(one, originals.images, 32 / 255)[0] for one in suspects}
     seen = [dict(metric=name, panel=letter, recognised=panel_labels(panel_of(corpus, work, letter), shown, originals.labels).recognised.gt(0.5).mean(), n=len(shown))
             for name, shown in noise.items() for letter, _ in corpus.panels]

@@ -17,9 +17,10 @@ from pathlib import Path
 import lpips
 import torch
 
-from semsim.core import atomic_path, generator
-from semsim.networks import trunk
-from semsim.semsim import SemSim
+from semsim.core.seeds import generator
+from semsim.core.files import atomic_path
+from semsim.metrics.features import backbone
+from semsim.metrics.semsim import SemSim
 
 PAIRS, ORIGINALS, ROUNDS = 2_000, (20, 200, 2_000), 5
 
@@ -29,7 +30,7 @@ def peer():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    weights = trunk("alexnet").state_dict()
+    weights = backbone("alexnet").state_dict()
     net.net.load_state_dict({name: weights[name.split(".", 1)[1]] for name in net.net.state_dict()})
     def run(originals, reconstructions, owners):
         with torch.no_grad(): return torch.cat([net(originals[own], some, normalize=True).flatten() for own, some in zip(owners.split(64), reconstructions.split(64))])

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from semsim.core import atomic_path
-from semsim.costs import Shape, attack_seconds, training_seconds, transform_seconds
-from semsim.models import build_classifier
-from semsim.settings import make_study, read_study
-from semsim.study import run_study, units_of
-from semsim.units import WORKER_SETTINGS, Manifest, entry_of, run_units
+from semsim.core.files import atomic_path
+from semsim.study.cost import Shape, attack_seconds, training_seconds, transform_seconds
+from semsim.core.classifiers import build_classifier
+from semsim.study.settings import make_study, read_study
+from semsim.study.pipeline import run_study, units_of
+from semsim.core.tasks import WORKER_SETTINGS, Manifest, entry_of, run_units
 
 RESULTS = Path(__file__).with_suffix(".json")
 

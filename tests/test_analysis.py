@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from semsim.analysis import correlations, group_sentinels, three_lines
-from semsim.ceilings import ANNOTATOR, ceiling, icc, reliability
-from semsim.comparison import clusters, compare, models_needed, soft_pairwise_accuracy, tie_calibrated_accuracy, williams
-from semsim.conclusions import join_annotations, report, verdict, wide_annotations, write_agreement_report
-from semsim.core import InputError
-from semsim.human_study import HUMAN_STUDY_METRICS, read_human_study
-from semsim.intervals import FACETS, agreement, checked_rows, draws, incomplete, result
+from semsim.analysis.correlation import correlations, group_sentinels, three_lines
+from semsim.analysis.noise_ceilings import ANNOTATOR, noise_ceiling, icc, annotator_reliability
+from semsim.analysis.comparison import clusters, compare, williams
+from semsim.analysis.pairwise_accuracy import models_needed, soft_pairwise_accuracy, tie_calibrated_accuracy
+from semsim.analysis.reporting import join_annotations, report, verdict, wide_annotations, write_agreement_report
+from semsim.core.errors import InputError
+from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, read_human_study
+from semsim.analysis.frames import checked_rows, incomplete
+from semsim.analysis.resampling import FACETS, draws
+from semsim.analysis.intervals import agreement, result
 
 LABELS = Path(__file__).resolve().parents[2] / "shared/data/human_study/labels.csv"
 SCIPY = {"spearman": stats.spearmanr, "pearson": stats.pearsonr, "kendall": stats.kendalltau}
@@ -46,7 +49,7 @@ def holed(scores):
 
 @pytest.fixture
 def yes_or_no(scores):
-    return scores.assign(human=(scores.human > 0.4).astype(float))
+    return scores.assign(target=(scores.target > 0.4).astype(float))
 
 
 def auc(x, y):
@@ -65,11 +68,11 @@ def correlate(name, x, y):
 def by_hand(rows, metric, level, name):
     "A level's value from the rows themselves; copies of an original or a model are told apart by `o` and `m`."
     if level == "image":
-        return correlate(name, rows[metric], rows.human)
+        return correlate(name, rows[metric], rows.target)
     if level == "model":
         means = rows.groupby("m")[[metric, "human"]].mean().round(12)
-        return correlate(name, means[metric], means.human)
-    return np.nanmean([correlate(name, part[metric], part.human) for _, part in rows.groupby("o")])
+        return correlate(name, means[metric], means.target)
+    return np.nanmean([correlate(name, part[metric], part.target) for _, part in rows.groupby("o")])
 
 
 def redrawn(scores, facet, n_resamples, seed):
@@ -111,7 +114,7 @@ def test_values_of_resamples_are_scipys_on_repeated_rows(data, facet, request):
 
 def test_bca_is_scipys_for_a_mean_of_correlations(scores):
     "Within originals the estimate is a mean over originals, for which scipy has the same interval."
-    within = np.array([correlate("spearman", part.smooth, part.human) for _, part in scores.groupby("original")])
+    within = np.array([correlate("spearman", part.smooth, part.target) for _, part in scores.groupby("original")])
     row = agreement(scores, "human", "smooth", DIRECTIONS, "original", n_resamples=4000).iloc[0]
     theirs = stats.bootstrap((within[~np.isnan(within)],), np.mean, n_resamples=20000, method="BCa", random_state=0).confidence_interval
     assert row.method == "BCa" and (row.low, row.high) == pytest.approx(tuple(theirs), abs=0.02)
@@ -121,9 +124,9 @@ def test_points_p_and_skipped_originals(scores):
     table = agreement(scores, "human", "smooth", DIRECTIONS, n_resamples=5).set_index(["level", "coefficient"])
     means = scores.groupby("model")[["smooth", "human"]].mean().round(12)
     for name, function in SCIPY.items():
-        assert table.pvalue["model", name] == pytest.approx(function(means.smooth, means.human).pvalue)
-        constant = (scores.groupby("original").human.nunique() == 1).sum()
-        within = [correlate(name, part.smooth, part.human) for _, part in scores.groupby("original")]
+        assert table.pvalue["model", name] == pytest.approx(function(means.smooth, means.target).pvalue)
+        constant = (scores.groupby("original").target.nunique() == 1).sum()
+        within = [correlate(name, part.smooth, part.target) for _, part in scores.groupby("original")]
         assert constant >= 3 and table.undefined["original", name] == constant
         assert table.pvalue["original", name] == pytest.approx(stats.ttest_1samp([v for v in within if v == v], 0).pvalue)
         assert [table.n[level, name] for level in LEVELS] == [5, 85, 17 - constant]
@@ -133,12 +136,12 @@ def test_what_is_constant_is_undefined_and_said(scores):
     table = agreement(scores, "human", ["flat", "smooth"], DIRECTIONS, n_resamples=20).set_index(["metric", "level"])
     assert table.statistic["flat"].isna().all() and table.statistic["smooth"].notna().all()
     assert set(table.note["flat"]) == {"the metric is constant", "no original in which metric and annotator score both vary"}
-    agreed = agreement(scores.assign(human=1.0), "human", "smooth", DIRECTIONS, n_resamples=20)
+    agreed = agreement(scores.assign(target=1.0), "human", "smooth", DIRECTIONS, n_resamples=20)
     assert agreed.statistic.isna().all() and set(agreed[agreed.level == "original"].undefined) == {17}
 
 
 def test_undefined_resamples_are_counted():
-    scores = frame(n_originals=4).assign(human=1.0)
+    scores = frame(n_originals=4).assign(target=1.0)
     scores.loc[scores.original == 2, "human"] = [0, 0.5, 1, 0, 0.5]
     row = agreement(scores, "human", "smooth", DIRECTIONS, level="original", n_resamples=400).iloc[0]
     assert (row.n, row.undefined) == (1, 3)
@@ -148,8 +151,8 @@ def test_undefined_resamples_are_counted():
 
 def test_equal_means_stay_tied():
     "0.2 + 0.4 + 0.6 and 0.6 + 0.4 + 0.2 differ in the last bit; the models that have them are tied all the same."
-    human = {"a": [0.2, 0.4, 0.6], "b": [0.6, 0.4, 0.2], "c": [1, 0.8, 1], "d": [0, 0, 0.2]}
-    scores = pd.DataFrame([(m, o, h, 0.0) for m, hs in human.items() for o, h in enumerate(hs)], columns=["model", "original", "human", "x"])
+    target = {"a": [0.2, 0.4, 0.6], "b": [0.6, 0.4, 0.2], "c": [1, 0.8, 1], "d": [0, 0, 0.2]}
+    scores = pd.DataFrame([(m, o, h, 0.0) for m, hs in target.items() for o, h in enumerate(hs)], columns=["model", "original", "human", "x"])
     scores["x"] = scores.model.map({"a": 1.0, "b": 2.0, "c": 3.0, "d": 0.0})
     table = agreement(scores, "human", "x", {"x": True}, "model", n_resamples=5).set_index("coefficient")
     assert table.statistic["kendall"] == pytest.approx(stats.kendalltau([1, 2, 3, 0], [1, 1, 2, 0]).statistic)
@@ -179,13 +182,13 @@ def test_set_metrics_join_between_models(scores):
     rows = table[table.metric == "fid"]
     assert set(rows.level) == {"model"} and rows[rows.facet != "models"][["low", "high"]].isna().all(axis=None)
     assert rows[rows.facet == "models"][["low", "high"]].notna().all(axis=None)
-    human = scores.groupby("model").human.mean().round(12)
+    target = scores.groupby("model").target.mean().round(12)
     for row in rows.itertuples():
-        assert row.raw == pytest.approx(SCIPY[row.coefficient](fid.fid, human).statistic) == -row.statistic
+        assert row.raw == pytest.approx(SCIPY[row.coefficient](fid.fid, target).statistic) == -row.statistic
 
 
 def test_missing_values_are_dropped_counted_and_listed(scores):
-    holed = scores.assign(smooth=scores.smooth.mask(scores.index == 6), human=scores.human.mask(scores.index == 8))
+    holed = scores.assign(smooth=scores.smooth.mask(scores.index == 6), target=scores.target.mask(scores.index == 8))
     with pytest.warns(UserWarning, match="2 of 85 rows lack a value and are left out, first model m01, original 1 \\(no smooth\\)"):
         table = agreement(holed, "human", ["smooth", "tied"], DIRECTIONS, n_resamples=5)
     assert set(table.dropped) == {2} and set(table[table.level == "image"].n) == {83}
@@ -204,7 +207,7 @@ def test_fewer_than_four_models_say_so():
     ("change", "options", "message"),
     [
         (lambda s: s.drop(columns="original"), {}, "unknown column 'original'"),
-        (lambda s: s, dict(human="humann"), "unknown column 'humann': did you mean human"),
+        (lambda s: s, dict(target="humann"), "unknown column 'humann': did you mean human"),
         (lambda s: s, dict(metrics=["smoth"]), "unknown metric 'smoth': did you mean smooth"),
         (lambda s: s, dict(metrics=["model"]), "unknown metric 'model'"),
         (lambda s: s, dict(metrics=[]), "no metric to analyse"),
@@ -215,25 +218,25 @@ def test_fewer_than_four_models_say_so():
         (lambda s: s, dict(confidence=95), "confidence is 95"),
         (lambda s: pd.concat([s, s[:1]]), {}, "model m00, original 0 has more than one row: keep one"),
         (lambda s: s.assign(smooth=s.smooth.mask(s.index == 6, np.inf)), {}, "'smooth' is infinite in 1 of 85 rows, first for model m01, original 1"),
-        (lambda s: s.assign(human=3 * s.human), {}, "'human' runs from 0 to 3: it must be a share"),
+        (lambda s: s.assign(target=3 * s.target), {}, "'human' runs from 0 to 3: it must be a share"),
         (lambda s: s[s.original < 2], {}, "2 originals are too few to resample"),
         (lambda s: s[:0], {}, "0 originals are too few"),
         (lambda s: s, dict(model_scores=pd.DataFrame({"psnr": [1.0]}, index=["m00"])), "no row for m01"),
     ],
 )
 def test_bad_input_is_named(scores, change, options, message):
-    options = dict(human="human", metrics=["smooth"], higher_is_leakier=DIRECTIONS, n_resamples=5) | options
+    options = dict(target="human", metrics=["smooth"], higher_is_leakier=DIRECTIONS, n_resamples=5) | options
     with pytest.raises(InputError, match=message) as error:
         agreement(change(scores), **options)
     assert "\n" not in str(error.value)
 
 
 def test_correlations_and_three_lines(scores):
-    table = correlations(scores.tied, scores.human)
+    table = correlations(scores.tied, scores.target)
     for name, function in SCIPY.items():
-        assert tuple(table.loc[name, ["raw", "pvalue"]]) == pytest.approx(tuple(function(scores.tied, scores.human)))
-    assert [line.split(":")[0] for line in three_lines(scores.tied, scores.human)] == ["Spearman's rho", "Pearson's r", "Kendall's tau"]
-    assert three_lines(scores.tied, scores.human)[0].endswith("(p<0.001)")
+        assert tuple(table.loc[name, ["raw", "pvalue"]]) == pytest.approx(tuple(function(scores.tied, scores.target)))
+    assert [line.split(":")[0] for line in three_lines(scores.tied, scores.target)] == ["Spearman's rho", "Pearson's r", "Kendall's tau"]
+    assert three_lines(scores.tied, scores.target)[0].endswith("(p<0.001)")
     assert three_lines([1, 2], [1, 2])[2] == "Kendall's tau: undefined (fewer than 3 points)"
 
 
@@ -251,7 +254,7 @@ def test_a_lead_is_paired(scores, level, name, facet):
     def lead(rows):
         if level != "original":
             return sign[row.metric] * by_hand(rows, row.metric, level, name) - sign[row.other] * by_hand(rows, row.other, level, name)
-        pairs = [[sign[metric] * correlate(name, part[metric], part.human) for metric in (row.metric, row.other)] for _, part in rows.groupby("o")]
+        pairs = [[sign[metric] * correlate(name, part[metric], part.target) for metric in (row.metric, row.other)] for _, part in rows.groupby("o")]
         return np.nanmean([first - second for first, second in pairs])
 
     differences = [lead(rows) for rows in redrawn(scores, facet, 12, seed=4)]
@@ -277,7 +280,7 @@ def test_permutations_are_swaps_on_the_frame(scores, level, name):
         both = ordered.assign(a=np.where(swap, z[1], z[0]), b=np.where(swap, z[0], z[1]))
         if level != "original":
             return by_hand(both, "a", level, name) - by_hand(both, "b", level, name)
-        return np.nanmean([correlate(name, part.a, part.human) - correlate(name, part.b, part.human) for _, part in both.groupby("o")])
+        return np.nanmean([correlate(name, part.a, part.target) - correlate(name, part.b, part.target) for _, part in both.groupby("o")])
 
     observed = abs(lead(np.zeros(len(ordered))))
     larger = sum(abs(lead(swap)) >= observed - 1e-9 for swap in swaps.T)
@@ -382,13 +385,13 @@ def test_icc_against_shrout_and_fleiss():
 
 def test_the_ceiling_is_the_left_out_annotator(scores):
     rng = np.random.default_rng(0)
-    people = {f"right_{k}": (rng.random(len(scores)) < scores.human).astype(float) for k in range(1, 5)}
-    table = ceiling(scores.assign(**people), list(people), ["smooth", "tied"], DIRECTIONS, n_resamples=20)
+    people = {f"right_{k}": (rng.random(len(scores)) < scores.target).astype(float) for k in range(1, 5)}
+    table = noise_ceiling(scores.assign(**people), list(people), ["smooth", "tied"], DIRECTIONS, n_resamples=20)
     for name, function in SCIPY.items():
         expected = np.mean([function(people[out], np.mean([people[p] for p in people if p != out], axis=0)).statistic for out in people])
         assert result(table, metric=ANNOTATOR, level="image", coefficient=name).statistic == pytest.approx(expected)
     row = result(table, metric="tied", level="image", coefficient="pearson").row
-    assert row["disattenuated"] == pytest.approx(row["all_annotators"] / np.sqrt(reliability(scores.assign(**people), list(people), "image")))
+    assert row["disattenuated"] == pytest.approx(row["all_annotators"] / np.sqrt(annotator_reliability(scores.assign(**people), list(people), "image")))
     assert np.isnan(result(table, metric="tied", level="image", coefficient="kendall").row["disattenuated"])
 
 
@@ -408,7 +411,7 @@ def test_verdict_between_ten_models():
     assert "no verdict" not in " ".join(lines) and lines[-1].startswith("Between models, ") and "Its lead over the next" in lines[-1]
 
 
-@pytest.mark.parametrize("change", [dict(human=1.0), dict(smooth=2.0, tied=1.0)])
+@pytest.mark.parametrize("change", [dict(target=1.0), dict(smooth=2.0, tied=1.0)])
 @pytest.mark.parametrize("n_models", [5, 12])
 def test_verdict_says_that_nothing_is_defined(change, n_models):
     lines = verdict(frame(n_models=n_models).assign(**change), "human", ["smooth", "tied"], "panel", DIRECTIONS, n_resamples=10)
@@ -424,13 +427,13 @@ def test_verdict_names_twins_as_alike_and_takes_the_lead_over_another(scores):
 
 
 def test_tables_meet_by_model_and_original(scores, tmp_path):
-    metrics, human = scores[["model", "original", "smooth"]], scores[["model", "original", "human"]]
-    joined, said = join_annotations(metrics, human.sample(frac=1, random_state=0))
+    metrics, target = scores[["model", "original", "smooth"]], scores[["model", "original", "human"]]
+    joined, said = join_annotations(metrics, target.sample(frac=1, random_state=0))
     assert len(joined) == 85 and not said
-    joined, said = join_annotations(metrics[:60], human[5:])
+    joined, said = join_annotations(metrics[:60], target[5:])
     assert len(joined) == 55 and said[0].startswith("25 of 80 annotations are of items without a score, first model m00, original 12")
     with pytest.raises(InputError, match="no reconstruction is in both tables: the first score is of model m00, original 0, the first annotation of model xm00"):
-        join_annotations(metrics, human.assign(model="x" + human.model))
+        join_annotations(metrics, target.assign(model="x" + target.model))
 
 
 def test_single_answers_become_shares(scores):
@@ -446,8 +449,8 @@ def test_single_answers_become_shares(scores):
 def test_a_report_keeps_every_table_and_escapes_every_text(tmp_path):
     evil = '"><script>alert(1)</script>'
     scores = frame(n_models=6, n_originals=20).rename(columns={"smooth": evil}).assign(label=lambda s: s.original % 4)
-    people = {f"right_{k}": (np.random.default_rng(k).random(len(scores)) < scores.human).astype(float) for k in range(1, 4)}
-    found = report(scores.assign(**people, human=(scores.human > 0.4).astype(float)), "human", [evil, "tied"], evil, {evil: True, "tied": False}, list(people), n_resamples=30, n_permutations=20)
+    people = {f"right_{k}": (np.random.default_rng(k).random(len(scores)) < scores.target).astype(float) for k in range(1, 4)}
+    found = report(scores.assign(**people, target=(scores.target > 0.4).astype(float)), "human", [evil, "tied"], evil, {evil: True, "tied": False}, list(people), n_resamples=30, n_permutations=20)
     page = write_agreement_report(found, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text and "http://" not in text.replace("http://www.w3.org", "")
@@ -481,10 +484,10 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("human", GOLDEN)
-def test_study_between_models(study, human):
-    table = agreement(study, human, REAL, level="model", n_resamples=20)
+def test_study_between_models(study, target):
+    table = agreement(study, target, REAL, level="model", n_resamples=20)
     found = table.pivot(index="metric", columns="coefficient", values="raw")
-    for metric, values in GOLDEN[human].items():
+    for metric, values in GOLDEN[target].items():
         assert found.loc[metric, list(SCIPY)].tolist() == pytest.approx(values, abs=0.00051)
 
 
@@ -504,7 +507,7 @@ def test_study_over_pooled_images(study):
 
 
 def test_study_within_originals(study):
-    undefined = {human: agreement(study, human, "psnr", level="original", n_resamples=5).query("coefficient == 'spearman'").undefined.iloc[0] for human in ("flag", "majority", "mean")}
+    undefined = {target: agreement(study, target, "psnr", level="original", n_resamples=5).query("coefficient == 'spearman'").undefined.iloc[0] for target in ("flag", "majority", "mean")}
     assert undefined == {"flag": 51, "majority": 34, "mean": 2}
     auc = agreement(study, "flag", REAL, level="original", n_resamples=200).query("coefficient == 'auc'").set_index("metric")
     assert (auc.n == 549).all() and ((auc.low < auc.statistic) & (auc.statistic < auc.high)).all()
@@ -537,7 +540,7 @@ def test_group_sentinels_leave_the_answer_out(scores):
         own = {"label": "original", "model": "original", "original": "model"}
         for group, left_out in own.items():
             others = scores[(scores[group] == scores[group][row]) & (scores[left_out] != scores[left_out][row])]
-            assert found[f"sentinel[{group}]"][row] == pytest.approx(others.human.mean())
+            assert found[f"sentinel[{group}]"][row] == pytest.approx(others.target.mean())
 
 
 def test_few_answers_each_reach_a_report(tmp_path):

@@ -15,9 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from semsim.annotate import LabellingWidget, Sitting, answers_path, check_annotator, keys_of, latin_square, make_plan, read_answers, standing
-from semsim.core import InputError
-from semsim.data import Split, write_reconstructions
+from semsim.annotate.answers import standing
+from semsim.annotate.plan import latin_square, make_plan
+from semsim.annotate.session import LabellingWidget, Session, answers_path, check_annotator, keys_of, read_answers
+from semsim.core.errors import InputError
+from semsim.core.datasets import Split
+from semsim.core.folders import write_reconstructions
 
 
 def make_folder(folder, models=("one", "two"), originals=8):
@@ -29,12 +32,12 @@ def make_folder(folder, models=("one", "two"), originals=8):
     return folder
 
 
-def open_tab(sitting):
-    return sitting.handle(dict(kind="open", client="c", tab="t", to="0"))
+def open_tab(session):
+    return session.handle(dict(kind="open", client="c", tab="t", to="0"))
 
 
-def answer(sitting, position, given=0, name=None):
-    return sitting.handle(dict(kind="answer", client="c", to="1", id=name or f"answer {position}", position=position, answer=given, milliseconds=5))
+def answer(session, position, given=0, name=None):
+    return session.handle(dict(kind="answer", client="c", to="1", id=name or f"answer {position}", position=position, answer=given, milliseconds=5))
 
 
 FORK = get_context("fork")  # another process at once: a new interpreter would load torch again
@@ -50,26 +53,26 @@ def start(function, *arguments):
 
 
 def test_the_line_is_on_the_disk_before_the_reply(tmp_path, monkeypatch):
-    sitting, events = Sitting(make_folder(tmp_path), "ann"), []
-    open_tab(sitting)
+    session, events = Session(make_folder(tmp_path), "ann"), []
+    open_tab(session)
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), events.append(Path(sitting.log.path).read_text().count("\n"))))
-    assert answer(sitting, 0)["state"]["done"] == 1
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), events.append(Path(session.log.path).read_text().count("\n"))))
+    assert answer(session, 0)["state"]["done"] == 1
     assert events == [2]
 
 
 def fill_the_disk(pipe, folder):
     "Answer once, then with room for ten bytes, then with room again."
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    sitting = Sitting(folder, "ann")
-    open_tab(sitting)
-    answer(sitting, 0)
-    full, (soft, hard) = sitting.log.path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    session = Session(folder, "ann")
+    open_tab(session)
+    answer(session, 0)
+    full, (soft, hard) = session.log.path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (full + 10, hard))
-    replies = [answer(sitting, 1), answer(sitting, 1)]
-    left = sitting.log.path.stat().st_size - full
+    replies = [answer(session, 1), answer(session, 1)]
+    left = session.log.path.stat().st_size - full
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    pipe.send([*replies, answer(sitting, 1), left])
+    pipe.send([*replies, answer(session, 1), left])
 
 
 def test_full_disk(tmp_path):
@@ -79,14 +82,14 @@ def test_full_disk(tmp_path):
     process.join()
     assert first["error"] and second["error"] and "state" not in first and left == 0
     assert third["state"]["done"] == 2
-    assert [line["id"] for line in Sitting(tmp_path, "ann").log.lines[1:]] == ["answer 0", "answer 1"]
+    assert [line["id"] for line in Session(tmp_path, "ann").log.lines[1:]] == ["answer 0", "answer 1"]
 
 
 def answer_on_and_on(pipe, folder):
-    sitting = Sitting(folder, "ann")
-    open_tab(sitting)
+    session = Session(folder, "ann")
+    open_tab(session)
     for position in range(150):
-        if answer(sitting, position).get("state"): pipe.send(position)
+        if answer(session, position).get("state"): pipe.send(position)
 
 
 def test_killed_in_the_middle(tmp_path):
@@ -97,26 +100,26 @@ def test_killed_in_the_middle(tmp_path):
     process.join()
     with suppress(EOFError):
         while True: acknowledged.append(pipe.recv())
-    sitting = Sitting(tmp_path, "ann")
-    assert acknowledged == list(range(len(acknowledged))) and 25 <= len(acknowledged) <= len(sitting.answers) < 150
-    assert sitting.position == len(sitting.answers)
+    session = Session(tmp_path, "ann")
+    assert acknowledged == list(range(len(acknowledged))) and 25 <= len(acknowledged) <= len(session.answers) < 150
+    assert session.position == len(session.answers)
 
 
 def begin(pipe, folder, annotator):
     pipe.recv()
-    try: pipe.send(Sitting(folder, annotator).log.lines[0])
+    try: pipe.send(Session(folder, annotator).log.lines[0])
     except InputError as error: pipe.send(str(error))
 
 
 def test_another_process_is_refused(tmp_path):
     "While a sitting is open in one process, and no longer."
-    sitting = Sitting(make_folder(tmp_path), "ann")
+    session = Session(make_folder(tmp_path), "ann")
     for expected in ("open in another process", "plan"):
         process, pipe = start(begin, tmp_path, "ann")
         pipe.send("go")
         assert expected in pipe.recv()
         process.join()
-        sitting.log.close()
+        session.log.close()
 
 
 def test_places_are_given_once(tmp_path):
@@ -133,28 +136,28 @@ def test_places_are_given_once(tmp_path):
 
 @pytest.mark.parametrize("tail", [b'{"id": "x", "answ', b"\x00" * 40, b"\xff\xfe", b'{"id": "x"}', b"[1, 2]\n", b"no json\n"])
 def test_damaged_last_line(tmp_path, tail):
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    answer(sitting, 0, 2)
-    sound = sitting.log.path.read_bytes()
-    sitting.log.close()
-    sitting.log.path.write_bytes(sound + tail)
-    with pytest.warns(UserWarning, match="last line was cut short"): sitting = Sitting(tmp_path, "ann")
-    assert sitting.log.path.read_bytes() == sound and sitting.position == 1
-    assert sitting.log.path.with_suffix(".damaged").read_bytes() == tail + b"\n"
-    assert "cut short" in open_tab(sitting)["state"]["notes"][0]
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    answer(session, 0, 2)
+    sound = session.log.path.read_bytes()
+    session.log.close()
+    session.log.path.write_bytes(sound + tail)
+    with pytest.warns(UserWarning, match="last line was cut short"): session = Session(tmp_path, "ann")
+    assert session.log.path.read_bytes() == sound and session.position == 1
+    assert session.log.path.with_suffix(".damaged").read_bytes() == tail + b"\n"
+    assert "cut short" in open_tab(session)["state"]["notes"][0]
 
 
 def test_damage_elsewhere_is_refused_and_untouched(tmp_path):
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    for position in range(3): answer(sitting, position)
-    sitting.log.close()
-    lines = sitting.log.path.read_bytes().splitlines(keepends=True)
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    for position in range(3): answer(session, position)
+    session.log.close()
+    lines = session.log.path.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:2], lines[2][:10] + b"\n", *lines[3:]])
-    sitting.log.path.write_bytes(damaged)
-    with pytest.raises(InputError, match="line 3 of 4 is damaged"): Sitting(tmp_path, "ann")
-    assert sitting.log.path.read_bytes() == damaged
+    session.log.path.write_bytes(damaged)
+    with pytest.raises(InputError, match="line 3 of 4 is damaged"): Session(tmp_path, "ann")
+    assert session.log.path.read_bytes() == damaged
 
 
 def test_a_plan_cut_short_is_drawn_again(tmp_path):
@@ -162,80 +165,80 @@ def test_a_plan_cut_short_is_drawn_again(tmp_path):
     path = answers_path(make_folder(tmp_path), "ann", "name")
     path.parent.mkdir()
     path.write_bytes(b'{"annotator": "ann", "pl')
-    with pytest.warns(UserWarning, match="cut short"): sitting = Sitting(tmp_path, "ann")
-    assert open_tab(sitting)["state"]["position"] == 0
+    with pytest.warns(UserWarning, match="cut short"): session = Session(tmp_path, "ann")
+    assert open_tab(session)["state"]["position"] == 0
 
 
 def test_a_removed_file_is_noticed(tmp_path):
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    sitting.log.path.unlink()
-    assert "the file was removed" in answer(sitting, 0)["error"]
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    session.log.path.unlink()
+    assert "the file was removed" in answer(session, 0)["error"]
 
 
 @pytest.mark.parametrize("name", ["../ann", "a/b", "a\\b", ".hidden", "", "ann\n", "x" * 65, "ann.", None, 3])
 def test_bad_names(tmp_path, name):
-    with pytest.raises(InputError, match="annotator"): Sitting(make_folder(tmp_path), name)
+    with pytest.raises(InputError, match="annotator"): Session(make_folder(tmp_path), name)
     assert not (tmp_path/"answers").exists()
 
 
 def test_items_that_are_gone(tmp_path):
     "Their answers stay, the rest goes on, and the annotator is told."
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    answer(sitting, 0, 1)
-    first = sitting.keys[0].removeprefix("item:")
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    answer(session, 0, 1)
+    first = session.keys[0].removeprefix("item:")
     model, original = first.split("/")
     for path in tmp_path.glob(f"*/{original}_*.png"): path.unlink()
-    with pytest.warns(UserWarning, match="1 answers for such pictures stay in the file"): sitting = Sitting(tmp_path, "ann")
-    assert sitting.position == 0 and all(not key.endswith(f"/{original}") for key in sitting.keys)
+    with pytest.warns(UserWarning, match="1 answers for such pictures stay in the file"): session = Session(tmp_path, "ann")
+    assert session.position == 0 and all(not key.endswith(f"/{original}") for key in session.keys)
     answered = read_answers(tmp_path)
     assert answered["item"].tolist() == [first] and answered.answer.tolist() == [1]
 
 
 def test_new_originals_are_said(tmp_path):
-    Sitting(make_folder(tmp_path), "ann").log.close()
+    Session(make_folder(tmp_path), "ann").log.close()
     make_folder(tmp_path, originals=10)
-    with pytest.warns(UserWarning, match="2 originals came after the plan was made"): sitting = Sitting(tmp_path, "ann")
-    assert len(sitting.keys) == len(sitting.log.lines[0]["plan"])
+    with pytest.warns(UserWarning, match="2 originals came after the plan was made"): session = Session(tmp_path, "ann")
+    assert len(session.keys) == len(session.log.lines[0]["plan"])
 
 
 def test_changed_classes(tmp_path):
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    answer(sitting, 0)
-    before = sitting.log.path.read_bytes()
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    answer(session, 0)
+    before = session.log.path.read_bytes()
     for classes, message in [("cat\nbird\ndog\n", "number 1 = 'dog', now it is 3 classes with number 1 = 'bird'"), ("cat\ndog\n", "number 2 = 'none'"),
                              ("cat\ndog\nbird\nowl\n", "number 3 = 'owl'")]:
         (tmp_path/"classes.txt").write_text(classes)
-        with pytest.raises(InputError) as caught: Sitting(tmp_path, "ann")
+        with pytest.raises(InputError) as caught: Session(tmp_path, "ann")
         assert message.replace("'none'", "none").replace("'", "") in str(caught.value).replace("'", "")
-        assert sitting.log.path.read_bytes() == before
+        assert session.log.path.read_bytes() == before
 
 
 def test_a_picture_that_cannot_be_read_is_named_at_the_start(tmp_path):
     path = make_folder(tmp_path)/"one"/"3_0_rec.png"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match="3_0_rec.png"): Sitting(tmp_path, "ann", every=True)
+    with pytest.raises(InputError, match="3_0_rec.png"): Session(tmp_path, "ann", every=True)
     assert not answers_path(tmp_path, "ann", "name").exists()
 
 
 def test_the_view_is_told_nothing_that_gives_the_answer_away(tmp_path):
     "No model, no id, no file name, no role, and the original only under the protocol that asks for it."
-    sitting = Sitting(make_folder(tmp_path, models=("leaky", "safe")), "ann")
-    for position in range(len(sitting.keys)):
-        state = open_tab(sitting)["state"]
+    session = Session(make_folder(tmp_path, models=("leaky", "safe")), "ann")
+    for position in range(len(session.keys)):
+        state = open_tab(session)["state"]
         text = json.dumps({name: value for name, value in state.items() if name != "picture"})
         assert not any(word in text for word in ("leaky", "safe", "gold", "repeat", "item", ".png", str(tmp_path)))
         assert state["beside"] is None
-        answer(sitting, position)
+        answer(session, position)
 
 
 def test_one_tab_at_a_time(tmp_path, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("semsim.annotate.time.monotonic", lambda: clock[0])
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    say = lambda kind, client, tab: sitting.handle(dict(kind=kind, client=client, tab=tab, id=f"{client}{clock[0]}", position=sitting.position, answer=0, milliseconds=1))
+    monkeypatch.setattr("semsim.annotate.session.time.monotonic", lambda: clock[0])
+    session = Session(make_folder(tmp_path), "ann")
+    say = lambda kind, client, tab: session.handle(dict(kind=kind, client=client, tab=tab, id=f"{client}{clock[0]}", position=session.position, answer=0, milliseconds=1))
     assert "state" in say("open", "first", "1")
     assert "another tab" in say("open", "second", "2")["refused"] and "another tab" in say("answer", "second", "2")["refused"]
     assert "state" in say("answer", "first", "1")
@@ -249,7 +252,7 @@ def test_one_tab_at_a_time(tmp_path, monkeypatch):
     assert "state" in say("open", "second", "2")
     clock[0] += 11
     assert "state" in say("open", "third", "3")
-    assert len(standing(sitting.log.lines[1:])) == 1
+    assert len(standing(session.log.lines[1:])) == 1
 
 
 @pytest.mark.parametrize("message", [{}, {"kind": "drop"}, {"kind": ["open"]}, {"kind": "answer"}, {"kind": "answer", "id": "x"}, {"kind": "undo"},
@@ -259,11 +262,11 @@ def test_one_tab_at_a_time(tmp_path, monkeypatch):
                                      {"kind": "answer", "id": {}, "position": 0, "answer": 1, "milliseconds": 1},
                                      {"kind": "answer", "id": "x", "position": 0, "answer": 1, "milliseconds": -1}])
 def test_senseless_messages_write_nothing(tmp_path, message):
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    reply = sitting.handle({"client": "c", "to": "9"} | message)
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    reply = session.handle({"client": "c", "to": "9"} | message)
     assert reply["to"] == "9" and (reply.get("error") or reply["state"]["position"] == 0)
-    assert len(sitting.log.lines) == 1
+    assert len(session.log.lines) == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -301,26 +304,26 @@ def test_messages_through_the_widget(tmp_path):
     widget._handle_custom_msg(dict(kind="open", client="c", tab="t", to="0"), [])
     for position in range(30): widget._handle_custom_msg(dict(kind="answer", client="c", to=str(position), id=str(position), position=position, answer=position % 3, milliseconds=1), [])
     assert [reply["to"] for reply in heard[1:]] == [str(position) for position in range(30)]
-    assert [line["answer"] for line in widget.sitting.log.lines[1:]] == [position % 3 for position in range(30)]
+    assert [line["answer"] for line in widget.session.log.lines[1:]] == [position % 3 for position in range(30)]
 
 
 def test_reading_while_somebody_answers(tmp_path):
     "A line that is just being written is not read, and the file is not touched."
-    sitting = Sitting(make_folder(tmp_path), "ann")
-    open_tab(sitting)
-    answer(sitting, 0, 2)
-    with open(sitting.log.path, "ab") as file: file.write(b'{"id": "half')
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    answer(session, 0, 2)
+    with open(session.log.path, "ab") as file: file.write(b'{"id": "half')
     assert read_answers(tmp_path).answer.tolist() == [2]
-    assert sitting.log.path.read_bytes().endswith(b"half")
+    assert session.log.path.read_bytes().endswith(b"half")
 
 
 def test_folders_with_different_classes_are_not_mixed(tmp_path):
     for annotator, classes in (("ann", "cat\ndog\nbird\n"), ("bo", "cat\nbird\ndog\n")):
         make_folder(tmp_path)
         (tmp_path/"classes.txt").write_text(classes)
-        sitting = Sitting(tmp_path, annotator)
-        open_tab(sitting)
-        answer(sitting, 0)
+        session = Session(tmp_path, annotator)
+        open_tab(session)
+        answer(session, 0)
     with pytest.raises(InputError, match="bo.name.jsonl: its classes are not those of ann.name.jsonl"): read_answers(tmp_path)
 
 

@@ -12,25 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from semsim.annotate import COLUMNS, check_answers
-from semsim.archives import (
-    long_answers,
-    read_annotation_archive,
-    read_reconstruction_archive,
-    read_samples,
-    read_training_archive,
-    reconstruction_table,
-    unpack_zip,
-    whole_folder,
-    write_annotation_archive,
-    write_reconstruction_archive,
-    write_samples,
+from semsim.annotate.answers import COLUMNS, check_answers
+from semsim.core.folders import reconstruction_table
+from semsim.paper2309.archives import (
+    long_answers, read_annotation_archive, read_reconstruction_archive, read_samples, read_training_archive,
+    unpack_zip, whole_folder, write_annotation_archive, write_reconstruction_archive, write_samples,
     write_training_archive,
 )
-from semsim.core import InputError
-from semsim.data import Split, write_reconstructions
-from semsim.human_study import HUMAN_STUDY_MODELS, read_human_study
-from semsim.scoring import score
+from semsim.core.errors import InputError
+from semsim.core.datasets import Split
+from semsim.core.folders import write_reconstructions
+from semsim.paper2309.human_study import HUMAN_STUDY_MODELS, read_human_study
+from semsim.metrics.scoring import score
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study" / "labels.csv"
 # The folders of the published study, in its order, written out: the layout is a fact, not what this package computes.

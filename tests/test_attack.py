@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 
-import semsim.attack
-from semsim.attack import OBJECTIVES, PRESETS, PRIORS, invert
-from semsim.core import InputError, generator, to_tensor
-from semsim.data import load_dataset, pick
-from semsim.defenses import AUGMENTATIONS, TABLE, apply_policy, parse_policy, training_input
-from semsim.models import build_classifier, load_classifier, save_classifier
-from semsim.share import infer_labels, label_accuracy, share_gradient
-from semsim.train import variant_options
+import semsim.attack.inversion
+from semsim.attack.objectives import OBJECTIVES, PRESETS, PRIORS
+from semsim.attack.inversion import invert
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.files import to_tensor
+from semsim.core.datasets import load_dataset, pick
+from semsim.attack.transforms import AUGMENTATIONS, TABLE, apply_policy, parse_policy, training_input
+from semsim.core.classifiers import build_classifier, load_classifier, save_classifier
+from semsim.attack.sharing import share_gradient
+from semsim.attack.labels import infer_labels, label_accuracy
+from semsim.attack.training import variant_options
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
 
@@ -162,7 +166,7 @@ def test_widths_agree_in_double_precision(clients):
 def test_recorded_steps_give_the_same_bits(clients, monkeypatch, attack, changes):
     found = {}
     for record_from in (1, 1_000_000):
-        monkeypatch.setattr(semsim.attack, "RECORD_FROM", record_from)
+        monkeypatch.setattr(semsim.attack.inversion, "RECORD_FROM", record_from)
         found[record_from] = invert(clients, attack, steps=8, width=4, **changes)
     recorded, interpreted = found.values()
     assert torch.equal(recorded.images, interpreted.images) and torch.equal(recorded.losses, interpreted.losses)
@@ -324,15 +328,15 @@ def test_hidden_originals_would_be_found(shared, digits, hide):
 @pytest.fixture
 def spoilt_model():
     model = build_classifier("lenet", channels=1, size=16)
-    model.trunk[2].weight.data[3, 1, 0, 0] = float("nan")
+    model.backbone[2].weight.data[3, 1, 0, 0] = float("nan")
     return model
 
 
 def test_nan_in_a_model_is_named(spoilt_model, digits, tmp_path):
-    with pytest.raises(InputError, match=r"trunk\.2\.weight holds NaN"):
+    with pytest.raises(InputError, match=r"backbone\.2\.weight holds NaN"):
         share_gradient(spoilt_model, digits.images, digits.labels)
     save_classifier(tmp_path / "model.safetensors", spoilt_model)
-    with pytest.raises(InputError, match=r"trunk\.2\.weight holds NaN"):
+    with pytest.raises(InputError, match=r"backbone\.2\.weight holds NaN"):
         load_classifier(tmp_path / "model.safetensors")
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from semsim.comparison import compare
-from semsim.intervals import FACETS, agreement
+from semsim.analysis.comparison import compare
+from semsim.analysis.resampling import FACETS
+from semsim.analysis.intervals import agreement
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTING = (8, 20)  # models, originals
@@ -68,12 +69,12 @@ def test_stored_coverage_has_enough_studies_and_a_sharp_truth(coverage):
 def test_intervals_are_those_that_users_get(coverage, facet):
     scores, ours = coverage.draw_study(facet, SETTING, 3, 2), coverage.study(facet, SETTING, 3, 2, 99)
     about = dict(scores=scores, metrics=["A", "B"], higher_is_leakier={"A": True, "B": True}, facet=facet, n_resamples=99, seed=3)
-    found = {human: agreement(human=human, **about).set_index(["level", "coefficient", "metric"])[["statistic", "low", "high"]] for human in ("mean", "majority")}
+    found = {target: agreement(target=target, **about).set_index(["level", "coefficient", "metric"])[["statistic", "low", "high"]] for target in ("mean", "majority")}
     for row, (level, name) in zip(ours, coverage.ESTIMANDS):
-        human, given = "majority" if name == "auc" else "mean", [0, 3, 4] if coverage.methods(facet, level, name)[0] == "BCa" else [0, 1, 2]
+        target, given = "majority" if name == "auc" else "mean", [0, 3, 4] if coverage.methods(facet, level, name)[0] == "BCa" else [0, 1, 2]
         for quantity in (0, 1):
-            np.testing.assert_allclose(row[quantity, given], found[human].loc[level, name, "AB"[quantity]], atol=1e-12)
-        lead = compare(human=human, level=level, coefficient=name, n_permutations=1, **about).iloc[0]
+            np.testing.assert_allclose(row[quantity, given], found[target].loc[level, name, "AB"[quantity]], atol=1e-12)
+        lead = compare(target=target, level=level, coefficient=name, n_permutations=1, **about).iloc[0]
         sides = [lead.statistic, lead.low, lead.high] if lead.metric == "A" else [-lead.statistic, -lead.high, -lead.low]
         np.testing.assert_allclose(row[2, given], sides, atol=1e-12)
 

@@ -15,10 +15,11 @@ from chromium import free_port, jupyterlab, needed, new_tab
 from conftest import ENV, PROGRAM
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from semsim.annotate import Sitting, answers_path
-from semsim.annotation_page import annotation_app, listen
-from semsim.core import generator
-from semsim.data import load_dataset, pick, write_reconstructions
+from semsim.annotate.session import Session, answers_path
+from semsim.annotate.page import annotation_app, listen
+from semsim.core.seeds import generator
+from semsim.core.datasets import load_dataset, pick
+from semsim.core.folders import write_reconstructions
 
 SCREENSHOTS = os.environ.get("SEMSIM_SCREENSHOTS")  # a folder: keep the pictures for the notebooks
 
@@ -62,16 +63,16 @@ def annotate(folder, annotator, *options):
 @contextmanager
 def served(folder, annotator, **options):
     "The same page from a thread of this process, which need not load everything again, and its address."
-    sitting = Sitting(folder, annotator, **options)
-    with listen(sitting, free_port()) as listening:
-        server = uvicorn.Server(uvicorn.Config(annotation_app(sitting, "secret"), log_level="warning"))
+    session = Session(folder, annotator, **options)
+    with listen(session, free_port()) as listening:
+        server = uvicorn.Server(uvicorn.Config(annotation_app(session, "secret"), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]), daemon=True)
         thread.start()
         try: yield f"http://127.0.0.1:{listening.getsockname()[1]}/?token=secret"
         finally:
             server.should_exit = server.force_exit = True
             thread.join(10)
-            sitting.log.close()
+            session.log.close()
 
 
 def planned(position):
@@ -220,10 +221,10 @@ def test_second_tab_is_refused(browser, tab, tmp_path):
 
 def test_second_process_is_refused(tmp_path):
     "The command is refused in one line while a kernel, here this process, has the annotator's file open."
-    sitting = Sitting(make_folder(tmp_path, originals=4), "ann")
+    session = Session(make_folder(tmp_path, originals=4), "ann")
     command = [sys.executable, "-c", PROGRAM, "annotate", str(tmp_path), "--annotator", "ann", "--no-browser"]
     ended = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
-    sitting.log.close()
+    session.log.close()
     assert ended.returncode == 2 and "open in another process" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 

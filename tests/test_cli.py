@@ -16,10 +16,11 @@ from conftest import PROGRAM, Ended, end, start
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from semsim.core import load_tensors, save_tensors, write_image
-from semsim.data import Split, load_dataset, pick, write_reconstructions
-from semsim.models import build_classifier, save_classifier
-from semsim.semsim import Calibration, SemSim
+from semsim.core.files import load_tensors, save_tensors, write_image
+from semsim.core.datasets import Split, load_dataset, pick
+from semsim.core.folders import write_reconstructions
+from semsim.core.classifiers import build_classifier, save_classifier
+from semsim.metrics.semsim import Calibration, SemSim
 
 def command(folder, *arguments, until=None, stop=None):
     "The command as a user starts it, stopped if there is an `until`. Its pipes close with its last worker, so that an orphan is a timeout."
@@ -235,7 +236,7 @@ BAD_INPUT = {
     "unknown-gate": (None, (*SCORE, "--fail-above", "ssmi", 0.5), ["'ssmi'", "ssim"]),
     "gate-on-a-set": (None, (*SCORE, "--fail-above", "fid[alexnet]", 1), ["'fid[alexnet]'"]),
     "no-checkpoint": (None, WITH_METRIC, ["metric.safetensors", "no such file"]),
-    "nan-checkpoint": (checkpoint(nan=True), WITH_METRIC, ["network.trunk.0.weight", "NaN"]),
+    "nan-checkpoint": (checkpoint(nan=True), WITH_METRIC, ["network.backbone.0.weight", "NaN"]),
     "other-checkpoint": (
         lambda folder: save_classifier(folder / "metric.safetensors", build_classifier("lenet")), WITH_METRIC, ["metric.safetensors", "not a SemSim"],
     ),
@@ -296,7 +297,7 @@ def test_a_full_disk_leaves_whole_files_only(recs, semsim, tmp_path):
 @pytest.mark.parametrize("arguments", [("--debug", "score", "recs", "nowhere"), ("score", "recs", "nowhere", "--debug")], ids=["before", "after"])
 def test_debug_shows_the_traceback(recs, semsim, arguments):
     ended = semsim(*arguments)
-    assert ended.code == 1 and ended.err.startswith("Traceback") and ended.err.splitlines()[-1].startswith("semsim.core.InputError: nowhere")
+    assert ended.code == 1 and ended.err.startswith("Traceback") and ended.err.splitlines()[-1].startswith("semsim.core.errors.InputError: nowhere")
 
 
 @pytest.mark.parametrize(

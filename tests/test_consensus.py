@@ -10,13 +10,14 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
-from semsim.conclusions import wide_annotations
-from semsim.consensus import (
-    QUESTIONS, _drawn, against, against_others, aggregate, aggregate_rights, agreement_coefficients, annotator_agreement, answer_shares, compare_rules, dawid_skene, judgements,
-    pairwise_agreement, study_answers,
+from semsim.analysis.reporting import wide_annotations
+from semsim.annotate.annotator_agreement import (
+    JUDGEMENTS, _drawn, agreement_coefficients, annotator_agreement, answer_shares, judgements, pairwise_agreement,
+    study_answers,
 )
-from semsim.core import InputError
-from semsim.human_study import read_human_study
+from semsim.annotate.consensus import against, against_others, aggregate, aggregate_rights, compare_rules, dawid_skene
+from semsim.core.errors import InputError
+from semsim.paper2309.human_study import read_human_study
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study"
 
@@ -44,7 +45,7 @@ def drawn_again(answers, labels, times):
 
 
 @pytest.mark.parametrize("gaps", [0, 0.4])
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", JUDGEMENTS)
 def test_coefficients_are_those_of_the_packages(question, gaps):
     table = judgements(*study(seed=1, gaps=gaps), question)
     found = agreement_coefficients(table)

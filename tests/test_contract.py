@@ -13,7 +13,13 @@ from pathlib import Path
 from conftest import NBS, ROOT, copy_of, said
 
 PACKAGE = ROOT / "semsim"
-MODULES = sorted(path.stem for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "_modidx"))
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem not in ("__init__", "_modidx")
+)
+# A package imports only packages to its left.
+PACKAGES = ["core", "attack", "metrics", "annotate", "training", "analysis", "paper2309", "study", "cli"]
 
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "sklearn", "skimage"}
 # Python in which the development tools are not installed.

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torchvision.datasets
 
-from semsim.core import InputError, write_image
-from semsim.data import PUBLISHED, load_dataset
+from semsim.core.errors import InputError
+from semsim.core.files import write_image
+from semsim.core.datasets import PUBLISHED, load_dataset
 
 
 def lay_out(folder, classes, size=20):

@@ -8,13 +8,16 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from skimage import data as photographs
 
-from semsim.share import share_gradient
-from semsim.core import InputError, generator, to_pil
-from semsim.data import load_dataset, pick
-from semsim.defenses import DPSGD, POLICIES, TABLE, TRANSFORMS, apply_policy, parse_defense, parse_policy, transform_picture
-from semsim.models import build_classifier
-from semsim.policies import accuracy_score, privacy_score, sample_policies, search_policies
-from semsim.train import train_classifier, variant_options
+from semsim.attack.sharing import share_gradient
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.files import to_pil
+from semsim.core.datasets import load_dataset, pick
+from semsim.attack.transforms import POLICIES, TABLE, TRANSFORMS, apply_policy, parse_policy, transform_picture
+from semsim.attack.defenses import DPSGD, parse_defense
+from semsim.core.classifiers import build_classifier
+from semsim.attack.policy_search import accuracy_score, privacy_score, sample_policies, search_policies
+from semsim.attack.training import train_classifier, variant_options
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from semsim.core import generator, write_image
+from semsim.core.seeds import generator
+from semsim.core.files import write_image
 
 
 def run(*command, **options):

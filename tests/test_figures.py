@@ -16,13 +16,18 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from semsim.comparison import compare, models_needed
-from semsim.core import InputError
-from semsim.figures import (
-    DISAGREEMENTS, FORMATS, confidence_band, disagreements, figure_uri, metric_matrix, plot_agreement_scatter, plot_disagreements, plot_forest,
-    plot_metric_matrix, plot_models_needed, plot_reliability, plot_survivors, reliability, save_figure,
+from semsim.analysis.comparison import compare
+from semsim.analysis.pairwise_accuracy import models_needed
+from semsim.core.errors import InputError
+from semsim.analysis.agreement_figures import (
+    FORMATS, confidence_band, figure_uri, metric_matrix, plot_agreement_scatter, plot_forest, plot_metric_matrix,
+    plot_models_needed, plot_survivors, save_figure,
 )
-from semsim.intervals import FACETS, agreement, draws, interval
+from semsim.analysis.example_figures import (
+    DISAGREEMENTS, disagreements, plot_disagreements, plot_recognition_by_bin, recognition_by_bin,
+)
+from semsim.analysis.resampling import FACETS, draws, interval
+from semsim.analysis.intervals import agreement
 
 PANEL = "panel B (machine), n=3"
 METRICS = ["smooth", "tied", "rough"]
@@ -53,7 +58,7 @@ def scores():
 
 @pytest.fixture(scope="module")
 def table(scores):
-    yes = scores.assign(human=(scores.human > 0.5) * 1.0)
+    yes = scores.assign(target=(scores.target > 0.5) * 1.0)
     return agreement(yes, "human", ["flat", *METRICS], DIRECTIONS, facet="all", n_resamples=60)
 
 
@@ -180,32 +185,32 @@ def test_matrix_leaves_out_what_is_undefined(scores, coefficient):
 
 
 def test_reliability_has_a_mark_for_each_bin(scores):
-    table = reliability(scores, "human", "smooth", DIRECTIONS, bins=4, n_resamples=50)
-    ax = plot_reliability(table, PANEL, unit="dB")
+    table = recognition_by_bin(scores, "human", "smooth", DIRECTIONS, bins=4, n_resamples=50)
+    ax = plot_recognition_by_bin(table, PANEL, unit="dB")
     assert dots(ax) == bars(ax) == 4
     assert PANEL in ax.get_title() and "smooth, 4 bins" in ax.get_title() and "n=85" in ax.get_title()
     assert "smooth [dB]" in ax.get_xlabel() and "(higher = more leakage)" in ax.get_xlabel()
-    assert list(ax.lines[0].get_ydata()) == pytest.approx([scores.human.mean()] * 2)
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([scores.target.mean()] * 2)
 
 
 def test_reliability_is_that_of_repeated_rows(scores):
     "The percentile interval of rows that are really repeated, with the same draws."
     shuffled = scores.sample(frac=1, random_state=0)
-    table = reliability(shuffled, "human", "tied", DIRECTIONS, bins=3, n_resamples=40, seed=5)
+    table = recognition_by_bin(shuffled, "human", "tied", DIRECTIONS, bins=3, n_resamples=40, seed=5)
     number = pd.qcut(-scores.tied, 3, labels=False, duplicates="drop")
     drawn = draws(17, 5, "originals", 40, seed=5)
     for row in table.itertuples():
         own = scores[number == row.bin - 1]
-        values = np.round([np.average(own.human, weights=c[own.original]) for c in drawn.originals.T], 12)
+        values = np.round([np.average(own.target, weights=c[own.original]) for c in drawn.originals.T], 12)
         assert interval(values, drawn)["high"] == pytest.approx(row.high)
         assert (row.n, row.originals) == (len(own), own.original.nunique())
         assert (row.lowest, row.value, row.highest) == (own.tied.min(), own.tied.median(), own.tied.max())
 
 
 def test_the_leakiest_bin_is_the_last_also_for_a_distance(scores):
-    table = reliability(scores, "human", "tied", DIRECTIONS, bins=3, n_resamples=10)
+    table = recognition_by_bin(scores, "human", "tied", DIRECTIONS, bins=3, n_resamples=10)
     assert table.value.is_monotonic_decreasing and not table.higher_is_leakier.any()
-    turned = reliability(scores.assign(tied=-scores.tied), "human", "tied", DIRECTIONS | {"tied": True}, bins=3, n_resamples=10)
+    turned = recognition_by_bin(scores.assign(tied=-scores.tied), "human", "tied", DIRECTIONS | {"tied": True}, bins=3, n_resamples=10)
     pd.testing.assert_series_equal(turned.statistic, table.statistic)
 
 
@@ -213,7 +218,7 @@ def test_the_leakiest_bin_is_the_last_also_for_a_distance(scores):
 
 
 def test_disagreements_are_the_ends_of_the_difference_of_ranks(scores):
-    ranks = [stats.percentileofscore(column, column, "mean") / 100 for column in (-scores.tied, scores.human)]
+    ranks = [stats.percentileofscore(column, column, "mean") / 100 for column in (-scores.tied, scores.target)]
     difference = ranks[0] - ranks[1]
     for data in (scores, scores.sample(frac=1, random_state=1)):
         found = disagreements(data, "human", "tied", DIRECTIONS, count=4)
@@ -224,7 +229,7 @@ def test_disagreements_are_the_ends_of_the_difference_of_ranks(scores):
 
 
 def test_who_agrees_has_nothing_to_draw(scores, images):
-    found = disagreements(scores.assign(copy=scores.human), "human", "copy", {"copy": True})
+    found = disagreements(scores.assign(copy=scores.target), "human", "copy", {"copy": True})
     assert not len(found)
     with pytest.raises(InputError, match="no disagreement to draw"):
         plot_disagreements(found, *images, PANEL)
@@ -292,7 +297,7 @@ def test_a_dollar_is_a_dollar(scores):
 
 def test_a_figure_without_annotators_is_refused_before_it_is_opened(scores, table, tables, images):
     needed = pd.DataFrame(dict(models=[6], statistic=[0.3], low=[0.1], high=[0.5], ahead=[1.0]))
-    for plot, args in ((plot_forest, (table,)), (plot_reliability, (reliability(scores, "human", "smooth", DIRECTIONS, n_resamples=5),)), (plot_survivors, (tables,)),
+    for plot, args in ((plot_forest, (table,)), (plot_recognition_by_bin, (recognition_by_bin(scores, "human", "smooth", DIRECTIONS, n_resamples=5),)), (plot_survivors, (tables,)),
                        (plot_models_needed, (needed,)), (plot_agreement_scatter, (scores, "human", "smooth"))):
         with pytest.raises(InputError, match="no annotator") as error:
             plot(*args, " ", **(dict(higher_is_leakier=DIRECTIONS) if plot is plot_agreement_scatter else {}))
@@ -316,8 +321,8 @@ def test_a_figure_without_annotators_is_refused_before_it_is_opened(scores, tabl
         (lambda s, t, c: plot_forest(pd.concat([t, t]), PANEL), "stands in the table more than once"),
         (lambda s, t, c: plot_metric_matrix(s, ["smooth"]), "two metrics or more"),
         (lambda s, t, c: plot_metric_matrix(s, ["smooth", "model"]), "unknown metric 'model'"),
-        (lambda s, t, c: reliability(s, "human", "smooth", DIRECTIONS, bins=1), "bins is 1"),
-        (lambda s, t, c: reliability(s, "human", "flat", DIRECTIONS), "'flat' has too few different values"),
+        (lambda s, t, c: recognition_by_bin(s, "human", "smooth", DIRECTIONS, bins=1), "bins is 1"),
+        (lambda s, t, c: recognition_by_bin(s, "human", "flat", DIRECTIONS), "'flat' has too few different values"),
         (lambda s, t, c: disagreements(s, "human", "flat", DIRECTIONS), "cannot disagree: the metric is constant"),
         (lambda s, t, c: disagreements(s, "human", "smooth", DIRECTIONS, count=0), "count is 0"),
         (lambda s, t, c: plot_disagreements(disagreements(s, "human", "smooth", DIRECTIONS), {}, {}, PANEL), "no image for original"),
@@ -353,7 +358,7 @@ NEEDED = dict(models=[6, 10], statistic=[0.3, 0.3], low=[-0.1, 0.2], high=[0.5, 
 SAVE = f"""
 import sys
 import pandas as pd
-from semsim.figures import plot_models_needed, save_figure
+from semsim.analysis.agreement_figures import plot_models_needed, save_figure
 save_figure(plot_models_needed(pd.DataFrame({NEEDED}), "panel, n=3"), sys.argv[1])
 """
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import semsim.cli
-import semsim.human_study as study
-from semsim.core import InputError
-from semsim.human_study import made_up_labels, model_means, parse_model_folder, read_human_study, read_plain_pickle, write_public_pickles
+import semsim.paper2309.human_study as study
+from semsim.core.errors import InputError
+from semsim.paper2309.human_study import made_up_labels, model_means, parse_model_folder, read_human_study
+from semsim.paper2309.pickles import read_plain_pickle, write_public_pickles
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study" / "labels.csv"
 

@@ -6,7 +6,7 @@ import pytest
 from chromium import free_port, jupyterlab, needed, new_tab
 from conftest import NBS, ROOT, copy_of, notebooks
 
-STEPS = [path for path in notebooks() if path.parent == NBS and path.name[0] in "1234"]
+STEPS = [path for path in notebooks() if path.relative_to(NBS).parts[0][0] in "1234"]
 READY = "() => window.jupyterapp && jupyterapp.shell.currentWidget?.context?.isReady && jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == 'connected'"
 RUN = "() => jupyterapp.commands.execute('notebook:run-all-cells')"
 # What is left when it has run: the number of code cells, of those that ran, what went wrong, and where the last figure is.
@@ -23,7 +23,7 @@ STATE = """() => {
     };
 }"""
 
-COUNTING = "import time\nfrom semsim.core import progress\nfor _ in progress(range(4), 'count'): time.sleep(1)\nprint('done')"
+COUNTING = "import time\nfrom semsim.core.seeds import progress\nfor _ in progress(range(4), 'count'): time.sleep(1)\nprint('done')"
 
 pytestmark = needed
 
@@ -68,13 +68,13 @@ def test_progress_is_text(lab, tab):
 @pytest.mark.parametrize("step", STEPS, ids=lambda path: path.name)
 def test_step_runs_whole(lab, tab, step):
     tab.set_default_timeout(400_000)
-    tab.goto(f"{lab}/doc/tree/{step.name}?token=secret")
+    tab.goto(f"{lab}/doc/tree/{step.relative_to(NBS).as_posix()}?token=secret")
     tab.wait_for_function(READY)
     tab.evaluate(RUN)
     state = tab.evaluate(STATE)
     assert not state["errors"]
     assert 0 < state["cells"] == state["ran"]
-    assert not state["widgets"] or step.name == "30_annotate.ipynb"
+    assert not state["widgets"] or step.name == "02_session.ipynb"
     if state["figure"] >= 0:
         tab.evaluate("index => jupyterapp.shell.currentWidget.content.scrollToItem(index, 'center')", state["figure"])
         figure = tab.locator(f".jp-Cell[data-windowed-list-index='{state['figure']}'] .jp-OutputArea img").last

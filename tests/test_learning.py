@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import semsim.learning as learning
-from semsim.core import InputError, generator
-from semsim.data import Split
-from semsim.learning import (
-    PROTOCOLS, SAMPLERS, Answered, Recipe, folds, leave_one_out, margins_of, paper_triplets, psnr_loss, psnr_triplets, released_triplets, semi_hard,
-    soft_triplets, train_semsim, triplet_loss)
-from semsim.semsim import SemSim
+import semsim.training.semsim_training as learning
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.datasets import Split
+from semsim.training.triplets import (
+    SPLITS, SAMPLERS, Answered, folds, leave_one_out, paper_triplets, psnr_loss, psnr_triplets, released_triplets,
+    semi_hard, soft_triplets, triplet_loss,
+)
+from semsim.training.semsim_training import Recipe, margins_of, train_semsim
+from semsim.metrics.semsim import SemSim
 
 SHARES = [0.0, 0.2, 0.5, 0.6, 0.8, 1.0]
 
@@ -151,7 +154,7 @@ def test_folds_are_even(parts, more, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=20), st.sampled_from(PROTOCOLS), st.integers(0, 5))
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=20), st.sampled_from(SPLITS), st.integers(0, 5))
 def test_leave_one_out_shares_neither_originals_nor_values(pairs, by, first):
     table = pd.DataFrame([(0, "a"), (5, "b"), *pairs], columns=["original", by])
     for value, teach, test in leave_one_out(table, by, table.original < first):

@@ -11,14 +11,20 @@ from safetensors.torch import save_file
 from scipy.stats import ttest_rel
 
 from semsim import machines
-from semsim.annotate import check_answers
-from semsim.core import InputError, generator
-from semsim.data import Dataset, Split, divide, load_dataset
-from semsim.machines import (
-    PANELS, ControlSet, MachineAnnotator, accuracy_when, annotate, answer, as_annotator, attacked_pictures, blurred, clip_annotator, clip_weights, control_set,
-    control_summary, label_effect, label_evidence_control, lesson_images, noisy, recoloured, settle_threshold, train_annotator, with_practice)
-from semsim.models import build_classifier, load_classifier, save_classifier
-from semsim.share import share_gradient
+from semsim.annotate.answers import check_answers
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.datasets import Dataset, Split, divide, load_dataset
+from semsim.annotate.machine_annotators import (
+    MachineAnnotator, machine_answers, answer, as_annotator, clip_annotator, clip_weights, settle_threshold,
+)
+from semsim.annotate.panels import (
+    PANELS, accuracy_when, attacked_pictures, blurred, lesson_images, noisy, recoloured, train_annotator,
+    with_practice,
+)
+from semsim.annotate.control import ControlSet, control_set, control_summary, label_effect, label_evidence_control
+from semsim.core.classifiers import build_classifier, load_classifier, save_classifier
+from semsim.attack.sharing import share_gradient
 
 
 def images(count=6, channels=3, size=16):
@@ -70,7 +76,7 @@ def test_annotate_takes_all_kinds_together(tmp_path):
     model.card |= dict(annotator="A1", threshold=0.0)
     save_classifier(tmp_path / "a.safetensors", model)
     panel = [load_classifier(tmp_path / "a.safetensors"), fixed([[0.2, 0.8]] * 6), MachineAnnotator("never", lambda shown: torch.full((6,), -1))]
-    table = check_answers(annotate(panel, images(), list("abcdef")), classes=4)
+    table = check_answers(machine_answers(panel, images(), list("abcdef")), classes=4)
     assert table.annotator.unique().tolist() == ["A1", "fixed", "never"] and set(table.kind) == {"machine"}
     assert set(table.answer[table.annotator == "fixed"]) == {1} and set(table.answer[table.annotator == "never"]) == {-1}
     best = model(images()).argmax(1)
@@ -268,7 +274,7 @@ def test_clip_loads_its_file_and_names_the_nearest_sentence(tiny_clip):
         expected = (net.logit_scale.exp() * torch.nn.functional.cosine_similarity(seen[:, None], texts[None], dim=-1)).softmax(1)
     assert torch.allclose(annotator.opinion(shown), expected, atol=1e-4)
     assert annotator.card["clip"] == name and annotator.card["clean"] == 12 and annotator.card["weights"] == "tiny.safetensors"
-    table = annotate([annotator], images(4, channels=1), list("abcd"))  # grey images, another size
+    table = machine_answers([annotator], images(4, channels=1), list("abcd"))  # grey images, another size
     assert set(table.annotator) == {"CLIP semsim-tiny"} and table.answer.between(-1, 2).all()
 
 

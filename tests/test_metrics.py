@@ -19,12 +19,18 @@ from PIL import Image
 from skimage import data as photographs
 from skimage import metrics as reference
 
-from semsim import core, networks
-from semsim.core import InputError, generator, load_weights, read_image, read_table, to_tensor, write_image, write_table
-from semsim.metrics import METRICS, Metric, chosen, frechet_distance, identified, jackknife, kernel_distance, missing, register_embedder
-from semsim.models import build_classifier
-from semsim.networks import ALEXNET, INCEPTION, Embedder
-from semsim.scoring import best_windows, score, score_sets
+from semsim.core import weights
+from semsim.metrics import features as networks
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.files import read_image, read_table, to_tensor, write_image, write_table
+from semsim.core.weights import load_weights
+from semsim.metrics.pairs import identified
+from semsim.metrics.sets import frechet_distance, jackknife, kernel_distance
+from semsim.metrics.registry import METRICS, Metric, chosen, missing, register_feature_metrics
+from semsim.core.classifiers import build_classifier
+from semsim.metrics.features import ALEXNET, INCEPTION, FeatureExtractor
+from semsim.metrics.scoring import best_windows, score, score_sets
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = SHARED / "data/lpips_golden"
@@ -93,7 +99,7 @@ def test_lpips_gives_the_published_values(net, published, monkeypatch):
 
 @pytest.fixture(scope="module")
 def lpips_package():
-    "The network of the `lpips` package with the trunk's weights put in layer by layer."
+    "The network of the `lpips` package with the backbone's weights put in layer by layer."
     import lpips
 
     with warnings.catch_warnings():
@@ -238,11 +244,11 @@ def test_fid_is_that_of_torchvisions_features():
     from torchvision.models import alexnet
     from torchvision.transforms import Normalize
 
-    trunk = alexnet(weights=None).features
-    trunk.load_state_dict(load_weights("alexnet"))
+    backbone = alexnet(weights=None).features
+    backbone.load_state_dict(load_weights("alexnet"))
     normalise = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pairs = photo_pairs(64)
-    expected = [trunk.eval()[:12](normalise(images)).mean((2, 3)) for images in pairs]
+    expected = [backbone.eval()[:12](normalise(images)).mean((2, 3)) for images in pairs]
     assert torch.allclose(ALEXNET(pairs[0]), expected[0], atol=1e-5)
     assert score_sets(*pairs).value["fid[alexnet]"] == pytest.approx(by_eigenvalues(*expected), rel=1e-5)
 
@@ -428,15 +434,15 @@ def test_weights_in_torchs_format(no_weights, monkeypatch):
     states = squeezenet1_1(weights=None).state_dict()
     path = no_weights / "squeezenet1_1-b8a52dc0.pth"
     torch.save(states, path)
-    networks.trunk.cache_clear(), networks.lpips_vectors.cache_clear()
+    networks.backbone.cache_clear(), networks.lpips_vectors.cache_clear()
     with pytest.raises(InputError, match="not with b8a52dc0; remove it and get it again"):
         score(*photo_pairs(32), ["lpips[squeeze]"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(core.WEIGHTS, "squeezenet", replace(core.WEIGHTS["squeezenet"], files={path.name: digest}))
+    monkeypatch.setitem(weights.WEIGHTS, "squeezenet", replace(weights.WEIGHTS["squeezenet"], files={path.name: digest}))
     found = score(*photo_pairs(32), ["lpips[squeeze]"])
     assert (found["lpips[squeeze]"] > 0).all() and found.attrs["metrics"]["lpips[squeeze]"]["weights"] == digest
-    assert torch.equal(networks.trunk("squeezenet")[0].weight, states["features.0.weight"])
-    networks.trunk.cache_clear(), networks.lpips_vectors.cache_clear()
+    assert torch.equal(networks.backbone("squeezenet")[0].weight, states["features.0.weight"])
+    networks.backbone.cache_clear(), networks.lpips_vectors.cache_clear()
 
 
 class Exploit:
@@ -447,7 +453,7 @@ class Exploit:
 def test_a_pickle_is_not_unpickled(no_weights, monkeypatch):
     path = no_weights / "squeezenet1_1-b8a52dc0.pth"
     torch.save({"features.0.weight": Exploit()}, path)
-    monkeypatch.setitem(core.WEIGHTS, "squeezenet", replace(core.WEIGHTS["squeezenet"], files={path.name: ""}))
+    monkeypatch.setitem(weights.WEIGHTS, "squeezenet", replace(weights.WEIGHTS["squeezenet"], files={path.name: ""}))
     with pytest.raises(Exception, match="[Ww]eights.only"):
         load_weights("squeezenet")
 
@@ -463,7 +469,7 @@ def test_inception_through_torch_fidelity(no_weights, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(core, "weights_folders", lambda: [no_weights])
     torch.save(states, path)
-    monkeypatch.setitem(core.WEIGHTS, "inception", replace(core.WEIGHTS["inception"], files={path.name: ""}))
+    monkeypatch.setitem(weights.WEIGHTS, "inception", replace(weights.WEIGHTS["inception"], files={path.name: ""}))
     networks.inception_pool3.cache_clear()
     images, copies = (images[:4] for images in photo_pairs(32))
     found = score(images, copies, protocol="paper2309")
@@ -475,7 +481,7 @@ def test_inception_through_torch_fidelity(no_weights, monkeypatch):
 
 
 def test_an_embedder_of_ones_own():
-    register_embedder(Embedder("paint", lambda: lambda images: images.mean((2, 3)), lambda images: images, "this test"))
+    register_feature_metrics(FeatureExtractor("paint", lambda: lambda images: images.mean((2, 3)), lambda images: images, "this test"))
     images, copies = photo_pairs(32)
     found = score(images, copies, ["l2[paint]", "identified[paint]"])
     assert found["l2[paint]"].tolist() == pytest.approx((images - copies).mean((2, 3)).norm(dim=1).tolist(), abs=1e-6)
@@ -520,7 +526,7 @@ def write_pairs(folder, count, side=16):
 
 def test_each_original_is_embedded_once(monkeypatch):
     seen = []
-    counting = Embedder("counting", lambda: lambda images: seen.append(len(images)) or images.mean((2, 3)), lambda images: images, "this test")
+    counting = FeatureExtractor("counting", lambda: lambda images: seen.append(len(images)) or images.mean((2, 3)), lambda images: images, "this test")
     metrics = [Metric(f"counted {number}", METRICS["l2[alexnet]"].function, False, "", "", embed=counting) for number in (1, 2)]
     for metric in metrics:
         monkeypatch.setitem(METRICS, metric.name, metric)
@@ -602,7 +608,7 @@ def test_a_manifest_keeps_its_order_and_labels(ending, tmp_path):
 GROWTH = """
 import resource, sys
 import pandas as pd
-from semsim.scoring import score
+from semsim.metrics.scoring import score
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 listed = lambda count: pd.DataFrame([dict(original=f"{n % 4:03d}_1_ori.png", reconstruction=f"{n % 4:03d}_1_rec.png", id=str(n)) for n in range(count)])
 score(listed(200), metrics=["mse", "lpips[alex]"], batch=16)

@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from semsim.comparison import compare, models_needed
-from semsim.core import InputError
-from semsim.intervals import checked_rows, draws, interval, resample
-from semsim.planning import panels, plan, plan_in_words, plot_plan, power_by_resamples, spearman_brown
+from semsim.analysis.comparison import compare
+from semsim.analysis.pairwise_accuracy import models_needed
+from semsim.core.errors import InputError
+from semsim.analysis.frames import checked_rows
+from semsim.analysis.resampling import draws, interval, resample
+from semsim.analysis.power_analysis import panels, power, power_in_words, plot_power, power_by_resamples, spearman_brown
 
 PEOPLE = ["one", "two", "three"]
 HIGHER = {"good": True, "fair": True}
@@ -30,7 +32,7 @@ def scores():
 
 
 def planned(scores, **settings):
-    return plan(scores, PEOPLE, "good", "fair", HIGHER, **({"n_studies": 200} | settings))
+    return power(scores, PEOPLE, "good", "fair", HIGHER, **({"n_studies": 200} | settings))
 
 
 def test_power_is_that_of_the_textbook():
@@ -52,7 +54,7 @@ def test_fresh_studies_find_the_difference_as_often_as_planned():
     again, found = draws(12, 8, "originals", 150), []
     for seed in range(1, 41):
         fresh = study(originals=12, seed=seed)
-        rows = checked_rows(fresh.assign(human=fresh[PEOPLE].mean(axis=1)), "human", list(HIGHER), HIGHER)
+        rows = checked_rows(fresh.assign(target=fresh[PEOPLE].mean(axis=1)), "human", list(HIGHER), HIGHER)
         found.append(interval(resample(rows, "original", ["spearman"], again, ([0], [1]))["spearman"][0], again)["low"] > 0)
     share = np.mean(found)
     row = planned(study(originals=200), facet="originals", n_originals=12, n_studies=1000).iloc[0]
@@ -68,14 +70,14 @@ def test_equal_metrics_are_told_apart_as_often_as_chance_allows(scores):
 
 
 def test_a_metric_is_never_told_from_its_copy(scores):
-    row = plan(scores.assign(copy=scores.good), PEOPLE, "good", "copy", HIGHER | {"copy": True}, n_studies=100).iloc[0]
+    row = power(scores.assign(copy=scores.good), PEOPLE, "good", "copy", HIGHER | {"copy": True}, n_studies=100).iloc[0]
     assert (row.measured, row.expected, row.power, row.wrong) == (0, 0, 0, 0)
 
 
 def test_panels_are_all_subsets_and_judge_equally_often(scores):
     # With all originals and models given the only thing drawn would be the panel, so the mean is known from the panels alone.
     assert sorted(panels(PEOPLE, 2)) == [("one", "three"), ("one", "two"), ("two", "three")]
-    by_panel = [compare(scores.assign(human=scores[list(team)].mean(axis=1)), "human", list(HIGHER), HIGHER, n_resamples=1, n_permutations=1).iloc[0] for team in panels(PEOPLE, 2)]
+    by_panel = [compare(scores.assign(target=scores[list(team)].mean(axis=1)), "human", list(HIGHER), HIGHER, n_resamples=1, n_permutations=1).iloc[0] for team in panels(PEOPLE, 2)]
     exact = np.mean([row.statistic if row.metric == "good" else -row.statistic for row in by_panel])
     row = planned(scores, facet="originals", n_annotators=2, n_originals=2000, n_studies=300).iloc[0]
     assert row.expected == pytest.approx(exact, abs=0.01)
@@ -93,7 +95,7 @@ def test_same_seed_same_plan_and_other_seed_another(scores):
 def test_width_at_the_measured_size_is_that_of_compare(scores):
     for facet in ("originals", "models", "both"):
         row = planned(scores, facet=facet, n_studies=2000).iloc[0]
-        found = compare(scores.assign(human=scores[PEOPLE].mean(axis=1)), "human", list(HIGHER), HIGHER, facet=facet, n_permutations=1).iloc[0]
+        found = compare(scores.assign(target=scores[PEOPLE].mean(axis=1)), "human", list(HIGHER), HIGHER, facet=facet, n_permutations=1).iloc[0]
         assert row.half_width == pytest.approx((found.high - found.low) / 2, rel=0.07)
         assert row.measured == pytest.approx(found.statistic * (1 if found.metric == "good" else -1), abs=1e-6)
 
@@ -116,7 +118,7 @@ def test_extrapolation_comes_near_what_was_simulated():
 def test_figure_draws_powers_of_none_and_all(scores):
     # At 0 and 1 the ends of Wilson's interval may lie a rounding error inside of the share.
     table = planned(scores, facet="originals", n_originals=(3, 40), n_studies=100).assign(power=[0.0, 1.0], low=[1e-17, 0.96], high=[0.04, 1 - 1e-16])
-    assert [ax.get_title() for ax in plot_plan(table, "simulated annotators").axes] == ["8 models"]
+    assert [ax.get_title() for ax in plot_power(table, "simulated annotators").axes] == ["8 models"]
 
 
 @pytest.mark.parametrize("single, k, mean", [(0.5, 1, 0.5), (0.5, 2, 2 / 3), (0.2, 4, 0.5), (0, 9, 0), (1, 9, 1)])
@@ -134,7 +136,7 @@ def test_undefined_studies_are_counted_and_find_nothing():
 
 
 def test_models_needed_sees_the_same_leads(scores):
-    judged = scores.assign(human=scores[PEOPLE].mean(axis=1))
+    judged = scores.assign(target=scores[PEOPLE].mean(axis=1))
     needed = models_needed(judged, "human", "good", "fair", HIGHER, counts=(8, 20), n_resamples=1000)
     found = planned(scores, level="model", n_models=(8, 20), n_studies=1000)
     assert found.expected.to_numpy() == pytest.approx(needed.statistic.to_numpy(), abs=0.1)
@@ -143,9 +145,9 @@ def test_models_needed_sees_the_same_leads(scores):
 def test_sentences_name_the_smallest_design_that_is_enough():
     table = pd.DataFrame(dict(metric="a", other="b", level="original", coefficient="spearman", estimand="e", measured=0.1, annotators=5, models=14,
                               extrapolated=False, originals=[50, 400, 100], power=[0.3, 0.95, 0.81], low=0.2, high=0.97, studies=9))
-    head, line = plan_in_words(table)
+    head, line = power_in_words(table)
     assert "+0.100" in head and "about 100 originals tell a from b within originals: power 81 %" in line
-    assert "no planned number of originals is enough" in plan_in_words(table, 0.99)[1]
+    assert "no planned number of originals is enough" in power_in_words(table, 0.99)[1]
 
 
 @pytest.mark.parametrize(
@@ -173,19 +175,19 @@ def test_what_cannot_be_planned_is_named(scores, message, settings):
 
 def test_columns_that_do_not_fit_are_named(scores):
     with pytest.raises(InputError, match="unknown metric 'goood'"):
-        plan(scores, PEOPLE, "goood", "fair", HIGHER)
+        power(scores, PEOPLE, "goood", "fair", HIGHER)
     with pytest.raises(InputError, match="is named twice"):
-        plan(scores, PEOPLE, "good", "good", HIGHER)
+        power(scores, PEOPLE, "good", "good", HIGHER)
     with pytest.raises(InputError, match="unknown annotator column 'four'"):
-        plan(scores, [*PEOPLE, "four"], "good", "fair", HIGHER)
+        power(scores, [*PEOPLE, "four"], "good", "fair", HIGHER)
     with pytest.raises(InputError, match="not the answers"):
-        plan(scores.assign(one=scores.one * 49), PEOPLE, "good", "fair", HIGHER)
+        power(scores.assign(one=scores.one * 49), PEOPLE, "good", "fair", HIGHER)
     with pytest.raises(InputError, match="2 annotators from 1"):
-        plan(scores, "one", "good", "fair", HIGHER, n_annotators=2)
+        power(scores, "one", "good", "fair", HIGHER, n_annotators=2)
     with pytest.raises(InputError, match="undefined in the measured study"):
-        plan(scores.assign(fair=1.0), PEOPLE, "good", "fair", HIGHER)
+        power(scores.assign(fair=1.0), PEOPLE, "good", "fair", HIGHER)
     with pytest.warns(UserWarning, match="5 of 320 rows"):
-        plan(scores.assign(one=scores.one.where(scores.index >= 5)), PEOPLE, "good", "fair", HIGHER, n_studies=100)
+        power(scores.assign(one=scores.one.where(scores.index >= 5)), PEOPLE, "good", "fair", HIGHER, n_studies=100)
 
 
 def test_annotators_who_do_not_agree_are_not_extrapolated():
@@ -193,4 +195,4 @@ def test_annotators_who_do_not_agree_are_not_extrapolated():
     scores = study()
     opposed = scores.assign(one=rng.integers(0, 2, len(scores)).astype(float)).assign(two=lambda s: 1 - s.one)
     with pytest.raises(InputError, match="do not agree with each other"):
-        plan(opposed, ["one", "two"], "good", "fair", HIGHER, n_annotators=4, level="image", n_studies=100)
+        power(opposed, ["one", "two"], "good", "fair", HIGHER, n_annotators=4, level="image", n_studies=100)

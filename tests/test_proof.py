@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from semsim.core import to_pil
-from semsim.data import load_dataset, pick
+from semsim.core.files import to_pil
+from semsim.core.datasets import load_dataset, pick
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from semsim import report
-from semsim.conclusions import verdict
-from semsim.core import InputError
-from semsim.data import Split
-from semsim.intervals import agreement
-from semsim.report import contact_sheet, write_report
-from semsim.settings import Study
+from semsim.analysis.reporting import verdict
+from semsim.core.errors import InputError
+from semsim.core.datasets import Split
+from semsim.analysis.intervals import agreement
+from semsim.study.report import contact_sheet, write_report
+from semsim.study.settings import Study
 
 EVIL = "<script>alert(1)</script>"
 BREAKOUT = '" onerror="alert(1)'

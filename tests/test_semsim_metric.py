@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from semsim.core import WEIGHTS, InputError, load_tensors, save_tensors
-from semsim.semsim import SHIPPED, Calibration, SemSim, fit_calibration
+from semsim.core.errors import InputError
+from semsim.core.files import load_tensors, save_tensors
+from semsim.core.weights import WEIGHTS
+from semsim.metrics.semsim import SHIPPED, Calibration, SemSim, fit_calibration
 
 CARD = dict(arch="resnet20-0.25", channels=3, size=16, mean=[0.5] * 3, std=[0.25] * 3, seed=0, init="he")
 FOLDER = Path(__file__).parents[1] / "semsim/weights"

@@ -19,13 +19,13 @@ import yaml
 from conftest import ENV, PROGRAM, end, start
 from filelock import FileLock
 
-from semsim.annotate import Sitting
-from semsim.core import load_tensors, read_image, save_tensors, write_image
-from semsim.data import load_dataset
-from semsim.report import write_report
-from semsim.settings import changed_settings, make_study, read_study
-from semsim.study import run_study, units_of
-from semsim.units import Manifest, Unit, run_units
+from semsim.annotate.session import Session
+from semsim.core.files import load_tensors, read_image, save_tensors, write_image
+from semsim.core.datasets import load_dataset
+from semsim.study.report import write_report
+from semsim.study.settings import changed_settings, make_study, read_study
+from semsim.study.pipeline import run_study, units_of
+from semsim.core.tasks import Manifest, Unit, run_units
 
 TINY = dict(
     name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "policy_3-1-7"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
@@ -435,12 +435,12 @@ def test_people_judge_a_study_when_they_have_answered(tmp_path, monkeypatch):
         results = run_study(study, tmp_path / "study", thread)
         assert "ready to be labelled" in results.parts[0].verdict[0] and results.parts[0].agreement.empty
         assert "There is no annotator score at all." in write_report(results, tmp_path / "study").read_text()
-        sitting = Sitting(tmp_path / "study/reconstructions/pictures", "ann", every=True)
-        sitting.handle(dict(kind="open", client="test"))
-        for position, key in enumerate(sitting.keys):
-            given = sitting.pictures[key][2] if position % 2 else -1
-            sitting.handle(dict(kind="answer", client="test", id=str(position), position=position, answer=given, milliseconds=500))
-        sitting.log.close()
+        session = Session(tmp_path / "study/reconstructions/pictures", "ann", every=True)
+        session.handle(dict(kind="open", client="test"))
+        for position, key in enumerate(session.keys):
+            given = session.pictures[key][2] if position % 2 else -1
+            session.handle(dict(kind="answer", client="test", id=str(position), position=position, answer=given, milliseconds=500))
+        session.log.close()
         answered = run_study(study, tmp_path / "study", thread)
     assert not answered.missing and "people (1 of them)" in answered.parts[0].annotator
     assert answered.parts[0].scores.recognised.isin((0, 1)).all() and 0 < answered.parts[0].scores.recognised.mean() < 1

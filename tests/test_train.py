@@ -12,14 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-import semsim.train
-from semsim.attack import invert
-from semsim.core import InputError, generator, load_tensors
-from semsim.data import load_dataset, pick
-from semsim.defenses import batch_gradient
-from semsim.models import ARCHITECTURES, EXAMPLES, Classifier, build_classifier, load_classifier, save_classifier
-from semsim.share import infer_labels, share_gradient
-from semsim.train import train_classifier
+import semsim.attack.training
+from semsim.attack.inversion import invert
+from semsim.core.errors import InputError
+from semsim.core.seeds import generator
+from semsim.core.files import load_tensors
+from semsim.core.datasets import load_dataset, pick
+from semsim.attack.defenses import batch_gradient
+from semsim.core.backbones import ARCHITECTURES, EXAMPLES
+from semsim.core.classifiers import Classifier, build_classifier, load_classifier, save_classifier
+from semsim.attack.sharing import share_gradient
+from semsim.attack.labels import infer_labels
+from semsim.attack.training import train_classifier
 
 torch.set_num_threads(1)  # for networks this small, a second thread only gets in the way
 
@@ -62,8 +66,8 @@ def test_other_names_are_refused(arch):
 
 
 def test_kinds_cover_the_families():
-    found = {trunk for arch in KINDS for trunk in [semsim.models.parse_architecture(arch)[0]]}
-    assert found == {trunk for trunk, *_ in ARCHITECTURES.values()}
+    found = {backbone for arch in KINDS for backbone in [semsim.core.backbones.parse_architecture(arch)[0]]}
+    assert found == {backbone for backbone, *_ in ARCHITECTURES.values()}
 
 
 @pytest.mark.parametrize("arch", KINDS)
@@ -107,9 +111,9 @@ def test_an_irevnet_forgets_nothing(channels, size):
     model = build_classifier("irevnet", channels=channels, size=size).double()
     images = torch.rand(2, channels, size, size, generator=generator("irevnet"), dtype=torch.double)
     with torch.no_grad():
-        planes = model.trunk[0](images)
+        planes = model.backbone[0](images)
         assert planes.shape == (2, 512, -(-size // 4), -(-size // 4))
-        assert torch.allclose(model.trunk[0].inverse(planes), images, atol=1e-10)
+        assert torch.allclose(model.backbone[0].inverse(planes), images, atol=1e-10)
 
 
 # Training
@@ -155,7 +159,7 @@ def test_initial_weights_have_a_name_and_a_training_goes_on_with_its_own(digits,
 def test_an_interrupted_training_ends_with_the_same_bits(digits, options, last, tmp_path, monkeypatch):
     options = dict(epochs=5, seed=3, **options)
     whole = train_classifier(digits, **options)
-    epochs, epoch = [], semsim.train.train_epoch
+    epochs, epoch = [], semsim.attack.training.train_epoch
 
     def interrupted(*args, **more):
         epochs.append(1)
@@ -164,7 +168,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(digits, options, last, 
         return epoch(*args, **more)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="interrupted"):
-        patch.setattr(semsim.train, "train_epoch", interrupted)
+        patch.setattr(semsim.attack.training, "train_epoch", interrupted)
         train_classifier(digits, checkpoint=tmp_path / "c.safetensors", **options)
     assert len(load_tensors(tmp_path / "c.safetensors")[1]["curve"]) == last
     assert equal(train_classifier(digits, checkpoint=tmp_path / "c.safetensors", **options), whole)
@@ -174,8 +178,8 @@ def test_an_interrupted_training_ends_with_the_same_bits(digits, options, last, 
 TRAIN = """
 import sys, torch
 from dataclasses import replace
-from semsim.data import load_dataset
-from semsim.train import train_classifier
+from semsim.core.datasets import load_dataset
+from semsim.attack.training import train_classifier
 torch.set_num_threads(1)
 data = load_dataset("digits", size=16)
 train_classifier(replace(data, train=data.train.take(range(64))), "convnet4", epochs=60, augment="crop", checkpoint=sys.argv[1])
@@ -220,7 +224,7 @@ def test_other_data_and_other_versions_do_not_resume(digits, begun, monkeypatch)
     path, options = begun
     with pytest.raises(InputError, match="was begun with fingerprint"):
         train_classifier(replace(digits, train=digits.train.take(range(63))), checkpoint=path, **options)
-    monkeypatch.setattr(semsim.train, "versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr(semsim.attack.training, "versions", lambda: {"torch": "0.1"})
     with pytest.raises(InputError, match="was begun with versions"):
         train_classifier(digits, checkpoint=path, **options)
 
