@@ -10,7 +10,7 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-from conftest import NBS, ROOT, copy_of, said
+from conftest import NBS, ROOT, copy_of, notebooks, said
 
 PACKAGE = ROOT / "semsim"
 MODULES = sorted(
@@ -53,9 +53,10 @@ def target(notebook):
     return found and found[1]
 
 
-def rooms():
-    "The exported modules in the order of their notebooks."
-    return [name for path in sorted(NBS.glob("*.ipynb")) if (name := target(path))]
+def modules():
+    "The exported modules, in the order in which packages and notebooks may build on each other."
+    names = [name for path in notebooks() if (name := target(path))]
+    return sorted(names, key=lambda name: PACKAGES.index(name.split(".")[0]))
 
 
 def files(folder):
@@ -84,7 +85,7 @@ def test_modules_are_what_clean_notebooks_export(tmp_path):
 
 def test_one_notebook_for_each_module():
     assert MODULES, "no modules"
-    assert sorted(rooms()) == MODULES
+    assert sorted(modules()) == MODULES
 
 
 def test_readme_is_current():
@@ -159,7 +160,7 @@ def test_every_module_imports_alone_without_the_development_tools():
 
 def test_modules_use_only_what_they_import():
     # A notebook may import for its examples what its module forgot; the module would then fail only when used.
-    checked = python("-m", "pyflakes", *(str(PACKAGE / f"{name}.py") for name in MODULES))
+    checked = python("-m", "pyflakes", *(str(source_of(name)) for name in MODULES))
     assert not checked.stdout, checked.stdout
 
 
@@ -167,7 +168,18 @@ def test_every_name_at_the_top_resolves():
     semsim = importlib.import_module("semsim")
     missing = [name for name in semsim.__all__ if not hasattr(semsim, name)]
     assert not missing
-    assert set(MODULES) <= set(semsim.__all__)
+    assert set(PACKAGES) <= set(semsim.__all__)
+
+
+def test_users_names_are_few_and_handed_out_by_their_package():
+    "What a module exports is what its package offers; the rest is internal."
+    offered = {}
+    for package in PACKAGES[:-1]:
+        names = importlib.import_module(f"semsim.{package}").__all__
+        exported = [importlib.import_module(f"semsim.{name}").__all__ for name in MODULES if name.startswith(f"{package}.")]
+        offered[package] = sorted(names), sorted(name for part in exported for name in part)
+    assert not {package: both for package, both in offered.items() if both[0] != both[1]}
+    assert sum(len(names) for names, _ in offered.values()) <= 70
 
 
 def test_version_is_the_same_everywhere():
@@ -176,22 +188,41 @@ def test_version_is_the_same_everywhere():
     assert importlib.import_module("semsim").__version__ == config["DEFAULT"]["version"]
 
 
-def imported_rooms(tree):
-    "The names that a module imports from its own package. (The export makes `semsim.data` a relative `.data`.)"
-    for node in ast.walk(tree):
+def imported_modules(name):
+    "The modules of the package that a module imports, at its top or inside a function."
+    package = ["semsim", *name.split(".")[:-1]]
+    for node in ast.walk(ast.parse(source_of(name).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("semsim."))
-        elif isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "semsim"):
-            module = (node.module or "") if node.level else node.module.partition(".")[2]
-            yield from [module.split(".")[0]] if module else (a.name for a in node.names if a.name != "__version__")
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("semsim."))
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            path = ".".join([*above, *filter(None, [node.module])])
+            if path.startswith("semsim."):
+                yield path.partition(".")[2]
 
 
-def test_rooms_import_only_earlier_rooms():
-    order, backwards = rooms(), []
-    for n, room in enumerate(order):
-        tree = ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
-        backwards += [f"{room} imports {name}" for name in imported_rooms(tree) if name not in order[:n]]
+def source_of(name):
+    "The file of a module."
+    return PACKAGE / f"{name.replace('.', '/')}.py"
+
+
+def test_modules_import_only_modules_before_them():
+    "One way between packages, and inside a package from the first notebook to the last."
+    order, backwards = modules(), []
+    for n, name in enumerate(order):
+        backwards += [f"{name} imports {other}" for other in imported_modules(name) if other not in order[:n]]
     assert order and not backwards, backwards
+
+
+def test_a_package_is_a_folder_of_notebooks():
+    "At most a dozen in each, so that a newcomer can hold them."
+    folders = {}
+    for path in notebooks():
+        if "." in (target(path) or ""):
+            folders.setdefault(target(path).split(".")[0], set()).add(path.parent)
+    assert {package: len(places) for package, places in folders.items()} == dict.fromkeys(PACKAGES[:-1], 1)
+    for places in folders.values():
+        assert len([*min(places).glob("*.ipynb")]) <= 12
 
 
 # Each notebook
@@ -201,7 +232,7 @@ def test_opens_with_its_purpose(notebook):
     cells = read(notebook)
     if target(notebook):
         first = cells.pop(0)
-        assert re.fullmatch(r"#\|\s*default_exp \w+", first["source"]), "the first cell is `#| default_exp` alone"
+        assert re.fullmatch(r"#\|\s*default_exp [\w.]+", first["source"]), "the first cell is `#| default_exp` alone"
     title, opening = cells[:2]
     assert title["cell_type"] == opening["cell_type"] == "markdown"
     assert re.fullmatch(r"# \S.*\n\n?> \S.*", title["source"].strip()), "a title, a `>` subtitle, and nothing else (it would not be shown)"
@@ -212,7 +243,7 @@ def test_exports_are_documented_and_shown(notebook):
     name = target(notebook)
     if name is None:
         return
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source_of(name).read_text(encoding="utf-8"))
     public = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
     sources = [cell["source"] for cell in of_type(read(notebook), "code")]
 

@@ -52,6 +52,12 @@ def pick_device(name:str="auto" # "auto", or any torch device such as "cpu" or "
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
+# %% ../../nbs/0_core/01_seeds.ipynb #7f0aa032
+def available_cores() -> int: # 1 or more
+    "How many cores this process may use."
+    try: return len(os.sched_getaffinity(0))
+    except AttributeError: return os.cpu_count() or 1 # macOS and Windows
+
 # %% ../../nbs/0_core/01_seeds.ipynb #2414aec1
 def progress(items, # what to step through
              step:str, # the step's name, shown before the bar
