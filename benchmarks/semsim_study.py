@@ -39,7 +39,7 @@ from semsim.metrics.features import LPIPS
 from semsim.metrics.scoring import score
 from semsim.metrics.semsim import SemSim, fit_calibration
 from semsim.training.answered_images import Material, from_corpus, read_config, teach
-from semsim.core.tasks import run_tasks, unit, unit_path, workers
+from semsim.core.tasks import run_calls, read_or_make, task_path, workers
 
 RECIPES = Path(__file__).parents[1] / "semsim/recipes"
 SMALL = Recipe("alexnet-flat", lr=0.005, epochs=10)
@@ -101,7 +101,7 @@ def material_of(place, work):
 def metric_path(place, work, recipe, left=()):
     "Where a trained metric lives."
     corpus = corpus_of(place)
-    return unit_path(work, "metric", ".safetensors", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, asdict(recipe), left)
+    return task_path(work, "metric", ".safetensors", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, asdict(recipe), left)
 
 
 def make_metric(place, work, recipe, left=()):
@@ -112,7 +112,7 @@ def make_metric(place, work, recipe, left=()):
             kept = (material.table[left[0]] != left[1]).to_numpy()
             material = replace(material, images=material.images[torch.tensor(kept)], table=material.table[kept].reset_index(drop=True))
         teach(material, recipe, path.with_suffix(".checkpoint.safetensors")).save(path)
-    return unit(metric_path(place, work, recipe, left), SemSim.load, make)
+    return read_or_make(metric_path(place, work, recipe, left), SemSim.load, make)
 
 
 def rows_of(material, split):
@@ -219,7 +219,7 @@ CONTROLLED = 20  # originals, and as many noise images
 def control_path(place, work, arch, variant):
     "Where the panels' answers to the control of one attacked classifier live."
     corpus = corpus_of(place)
-    return unit_path(work, "control", ".parquet", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, arch, variant, CONTROL, CONTROLLED)
+    return task_path(work, "control", ".parquet", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, arch, variant, CONTROL, CONTROLLED)
 
 
 def control_answers(corpus, work, arch, variant):
@@ -231,14 +231,14 @@ def control_answers(corpus, work, arch, variant):
 
 def make_control(place, work, arch, variant):
     "The answers to a control as a unit."
-    return unit(control_path(place, work, arch, variant), read_table, lambda path: write_table(control_answers(corpus_of(place), work, arch, variant), path))
+    return read_or_make(control_path(place, work, arch, variant), read_table, lambda path: write_table(control_answers(corpus_of(place), work, arch, variant), path))
 
 
 def control_of(place, work):
     "The noise-image control of both panels, and what they name of clean and spoilt pictures."
     corpus = corpus_of(place)
     tasks = [(place, work, arch, variant) for arch in corpus.victims.archs for variant in ("untrained", "none")]
-    with workers() as pool: run_tasks(pool, "control", make_control, control_path, tasks)
+    with workers() as pool: run_calls(pool, "control", make_control, control_path, tasks)
     answers = pd.concat([make_control(*task) for task in tasks], ignore_index=True)
     clean = [accuracy_when(panel_of(corpus, work, name), corpus_materials(corpus)[2]).reset_index() for name, _ in corpus.panels]
     return control_summary(answers).reset_index(), control_summary(answers, ("annotator", "model", "sent")).reset_index(), pd.concat(clean, ignore_index=True)
@@ -326,10 +326,10 @@ def main():
     start, material, tables, corpus = time.time(), material_of(place, args.work), {}, corpus_of(place)
     with workers() as pool:
         order = sorted(ablation.values(), key=lambda recipe: not recipe.arch.startswith("resnet18"))
-        run_tasks(pool, "ablation", make_metric, metric_path, [(place, args.work, recipe) for recipe in order])
+        run_calls(pool, "ablation", make_metric, metric_path, [(place, args.work, recipe) for recipe in order])
     tables["ablation"] = pd.DataFrame([ablation_row(name, make_metric(place, args.work, recipe), material) for name, recipe in ablation.items()])
     best = ablation[chosen(tables["ablation"])]
-    with workers() as pool: run_tasks(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
+    with workers() as pool: run_calls(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
     metric, papers = make_metric(place, args.work, best), make_metric(place, args.work, ablation.get(PAPERS, best))
     table = scored(metric, papers, material, "test", "B")
     _, images, owners = rows_of(material, "test")

@@ -24,8 +24,8 @@ from semsim.core.files import atomic_path
 from semsim.study.cost import Shape, attack_seconds, training_seconds, transform_seconds
 from semsim.core.classifiers import build_classifier
 from semsim.study.settings import make_study, read_study
-from semsim.study.pipeline import run_study, units_of
-from semsim.core.tasks import WORKER_SETTINGS, Manifest, entry_of, run_units
+from semsim.study.pipeline import run_study, tasks_of
+from semsim.core.tasks import WORKER_SETTINGS, Manifest, entry_of, run_tasks
 
 RESULTS = Path(__file__).with_suffix(".json")
 
@@ -81,11 +81,11 @@ def measure_plan() -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder, study = Path(name), large_study()
         before, begun = megabytes(), time.perf_counter()
-        units = units_of(study, folder)
+        units = tasks_of(study, folder)
         found = dict(units=len(units), plan_seconds=time.perf_counter() - begun, plan_megabytes=megabytes() - before)
         print(found, flush=True)
         begun = time.perf_counter()
-        assert run_units(units, AtOnce(), Manifest(folder)) == {}
+        assert run_tasks(units, AtOnce(), Manifest(folder)) == {}
         found |= dict(schedule_seconds=time.perf_counter() - begun, peak_megabytes=megabytes(), manifest_megabytes=(folder / "manifest.jsonl").stat().st_size / 1e6)
         print(found, flush=True)
         for one in units:

@@ -24,8 +24,8 @@ from semsim.core.files import load_tensors, read_image, save_tensors, write_imag
 from semsim.core.datasets import load_dataset
 from semsim.study.report import write_report
 from semsim.study.settings import changed_settings, make_study, read_study
-from semsim.study.pipeline import run_study, units_of
-from semsim.core.tasks import Manifest, Unit, run_units
+from semsim.study.pipeline import run_study, tasks_of
+from semsim.core.tasks import Manifest, Task, run_tasks
 
 TINY = dict(
     name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "policy_3-1-7"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
@@ -171,10 +171,10 @@ def test_a_dask_worker_is_killed_and_nothing_is_lost_and_nothing_made_twice(undi
 
 def test_submitit_takes_units_as_well(tmp_path):
     submitit = pytest.importorskip("submitit")
-    units = [Unit("toy", name, tmp_path / f"{name}.csv", Path.write_text, (tmp_path / f"{name}.csv", "x\n1\n")) for name in "ab"]
+    units = [Task("toy", name, tmp_path / f"{name}.csv", Path.write_text, (tmp_path / f"{name}.csv", "x\n1\n")) for name in "ab"]
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=2)
-    assert run_units(units, executor, Manifest(tmp_path)) == {}
+    assert run_tasks(units, executor, Manifest(tmp_path)) == {}
     assert [one.path.read_text() for one in units] == ["x\n1\n"] * 2
 
 
@@ -401,7 +401,7 @@ def test_the_written_study_is_the_study(undisturbed):
     settings = make_study(TINY)
     assert changed_settings(read_study(undisturbed), settings) == ["data"]  # whose place is written in full
     assert read_study(undisturbed).data[0].name == settings.data[0].name
-    assert len(units_of(read_study(undisturbed), undisturbed)) == len(units_in(undisturbed))
+    assert len(tasks_of(read_study(undisturbed), undisturbed)) == len(units_in(undisturbed))
 
 
 # Several data sets, and people

@@ -32,7 +32,7 @@ from .seeds import content_id, progress
 from .files import load_tensors, read_table
 
 # %% ../../nbs/0_core/11_tasks.ipynb #d9c45794
-def unit(path:Path, # where the unit is, or will be
+def read_or_make(path:Path, # where the unit is, or will be
          read, # function of a path; raises an `InputError` for a damaged file
          make, # function of a path that writes the file, whole or not at all
         ): # what `read` gives
@@ -44,7 +44,7 @@ def unit(path:Path, # where the unit is, or will be
     return read(path)
 
 # %% ../../nbs/0_core/11_tasks.ipynb #865d5868
-def unit_path(folder, # the study's folder
+def task_path(folder, # the study's folder
               kind:str, # "classifier", "attack", ...
               ending:str, # of the file
               *inputs, # all that it is made from
@@ -54,7 +54,7 @@ def unit_path(folder, # the study's folder
 
 # %% ../../nbs/0_core/11_tasks.ipynb #4a1f9c46
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Task:
     "A piece of work: a file, and the function that makes it."
     kind: str # "classifier", "attack", ...
     name: str # in words: which model, which originals
@@ -104,9 +104,9 @@ def append(self:Manifest, entry:dict): # a line
     self.enter(entry)
 
 @patch
-def key(self:Manifest, unit:Unit) -> str:
+def key(self:Manifest, read_or_make:Task) -> str:
     "A unit's name in the manifest: its path in the folder."
-    return unit.path.relative_to(self.folder).as_posix()
+    return read_or_make.path.relative_to(self.folder).as_posix()
 
 # %% ../../nbs/0_core/11_tasks.ipynb #76798d55
 READERS = {".safetensors": load_tensors, ".parquet": read_table, ".csv": read_table} # what can tell that a file is damaged
@@ -119,19 +119,19 @@ def entry_of(path:Path, # a unit's file
     return dict(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), seconds=round(seconds, 3))
 
 @patch
-def intact(self:Manifest, unit:Unit) -> bool:
+def intact(self:Manifest, read_or_make:Task) -> bool:
     "Is the unit's file there, and as it was written? One that is not is removed."
-    if not unit.path.is_file(): return False
-    found, known = entry_of(unit.path, 0), self.written.get(self.key(unit))
+    if not read_or_make.path.is_file(): return False
+    found, known = entry_of(read_or_make.path, 0), self.written.get(self.key(read_or_make))
     if known and known["sha256"] == found["sha256"]: return True
     try:
-        READERS[unit.path.suffix](unit.path)
-        if known: raise InputError(f"{unit.path}: changed since it was written")
-        self.append(dict(unit=self.key(unit)) | found)
+        READERS[read_or_make.path.suffix](read_or_make.path)
+        if known: raise InputError(f"{read_or_make.path}: changed since it was written")
+        self.append(dict(unit=self.key(read_or_make)) | found)
     except InputError as error:
         warnings.warn(f"{error}; computed again")
-        unit.path.unlink()
-    return unit.path.exists()
+        read_or_make.path.unlink()
+    return read_or_make.path.exists()
 
 # %% ../../nbs/0_core/11_tasks.ipynb #3821a7f8
 @contextmanager
@@ -216,7 +216,7 @@ def workers(executor=None, # any `concurrent.futures.Executor`, or None for loca
 # %% ../../nbs/0_core/11_tasks.ipynb #f377416e
 _one_at_a_time = threading.Lock()
 
-def make_unit(make, # writes the file
+def make_task(make, # writes the file
               args:tuple, # its arguments
               path:Path, # the file
              ) -> dict: # what the manifest says of it, or error, hopeless, errno
@@ -242,8 +242,8 @@ class Schedule:
                  units, # those that are to be made
                  retries:int=RETRIES, # times that a failed unit is tried again
                 ):
-        self.units, self.retries, self.tries, self.missing = {unit.path: unit for unit in units}, retries, Counter(), {}
-        self.lacking = {path: {need for need in unit.needs if need in self.units} for path, unit in self.units.items()}
+        self.units, self.retries, self.tries, self.missing = {read_or_make.path: read_or_make for read_or_make in units}, retries, Counter(), {}
+        self.lacking = {path: {need for need in read_or_make.needs if need in self.units} for path, read_or_make in self.units.items()}
         self.later, self.ready = defaultdict(list), deque(path for path, needs in self.lacking.items() if not needs)
         for path, needs in self.lacking.items():
             for need in needs: self.later[need].append(path)
@@ -278,10 +278,10 @@ def outcome_of(future) -> dict: # as `make_unit` gives it
     try: return future.result()
     except Exception as error: return dict(error=f"the worker was lost ({type(error).__name__}: {' '.join(str(error).split())[:300]})", hopeless=False, errno=None)
 
-def send(executor, unit:Unit): # a future
+def send(executor, read_or_make:Task): # a future
     "Send a unit to a worker."
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) # workers may start here and inherit this: Ctrl-C is their parent's business
-    try: return executor.submit(make_unit, unit.make, unit.args, unit.path)
+    try: return executor.submit(make_task, read_or_make.make, read_or_make.args, read_or_make.path)
     finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 # %% ../../nbs/0_core/11_tasks.ipynb #e0e29816
@@ -300,13 +300,13 @@ def outcomes(executor, plan:Schedule): # pairs (path, as `make_unit` gives it)
         for future in running.values(): future.cancel()
 
 # %% ../../nbs/0_core/11_tasks.ipynb #adb359db
-def run_units(units:list, # the whole plan
+def run_tasks(units:list, # the whole plan
               executor, # any `concurrent.futures.Executor`
               manifest:Manifest, # of the folder
               retries:int=RETRIES, # times that a failed unit is tried again
              ) -> dict: # unit -> why it is missing
     "Make what is missing of a plan."
-    plan = Schedule([unit for unit in units if not manifest.intact(unit)], retries)
+    plan = Schedule([read_or_make for read_or_make in units if not manifest.intact(read_or_make)], retries)
     for path, found in progress(outcomes(executor, plan), "units", len(plan.units)):
         key = manifest.key(plan.units[path])
         if found.get("errno") in ERRORS_OF_THE_DISK: raise OSError(found["errno"], f"{os.strerror(found['errno'])}; {len(manifest.written)} units are done and kept, run again when it is mended", str(path))
@@ -319,7 +319,7 @@ def run_units(units:list, # the whole plan
     return {plan.units[path]: why for path, why in plan.missing.items()}
 
 # %% ../../nbs/0_core/11_tasks.ipynb #3ad98e8b
-def run_tasks(executor, step:str, function, path, tasks):
+def run_calls(executor, step:str, function, path, tasks):
     "Run `function(*task)` for each task whose `path(*task)` is missing."
     missing = [task for task in tasks if not path(*task).exists()]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -20,7 +20,7 @@ from ..core.files import load_tensors, read_table, save_tensors, write_table
 from ..core.datasets import Split, divide, load_dataset, pick
 from ..core.backbones import parse_architecture
 from ..core.classifiers import build_classifier, load_classifier, load_hashed, save_classifier, save_hashed
-from ..core.tasks import run_tasks, unit, unit_path, workers
+from ..core.tasks import run_calls, read_or_make, task_path, workers
 from ..attack.transforms import training_input
 from ..attack.training import channel_statistics, recipe, train_classifier, variant_options
 from ..attack.sharing import share_gradient
@@ -145,7 +145,7 @@ def corpus_materials(corpus:Corpus) -> tuple: # (Dataset, pool -> Split, origina
 def victim_path(corpus:Corpus, folder, arch:str, variant:str) -> Path:
     "Where an attacked classifier lives."
     data, victims = corpus_materials(corpus)[0], corpus.victims
-    return unit_path(folder, "victim", ".safetensors", data.fingerprint, corpus.pools, arch, variant, recipe(arch, victims.epochs), victims.images, corpus.seed)
+    return task_path(folder, "victim", ".safetensors", data.fingerprint, corpus.pools, arch, variant, recipe(arch, victims.epochs), victims.images, corpus.seed)
 
 def make_victim(corpus:Corpus, folder, arch:str, variant:str):
     "Train a classifier to attack, unless it is there."
@@ -155,7 +155,7 @@ def make_victim(corpus:Corpus, folder, arch:str, variant:str):
         if variant == "untrained": model = build_classifier(arch, len(data.classes), train.images.shape[1], train.images.shape[2], *channel_statistics(train), seed=corpus.seed)
         else: model = train_classifier(replace(data, train=train), arch, seed=corpus.seed, **recipe(arch, corpus.victims.epochs), **variant_options(variant))
         save_classifier(path, model)
-    return unit(victim_path(corpus, folder, arch, variant), load_classifier, make)
+    return read_or_make(victim_path(corpus, folder, arch, variant), load_classifier, make)
 
 # %% ../../nbs/5_study/02_corpus.ipynb #8a145514
 def rows_of(corpus:Corpus, number:int, variant:str) -> list: # row numbers
@@ -168,7 +168,7 @@ def runs_path(corpus:Corpus, folder, number:int, variant:str) -> Path:
     "Where the reconstructions of one kind of attack on one victim live."
     runs, originals = corpus.runs[number], corpus_materials(corpus)[2]
     ids = [originals.ids[row] for row in rows_of(corpus, number, variant)]
-    return unit_path(folder, "runs", ".safetensors", victim_path(corpus, folder, runs.arch, variant).stem, runs.preset, runs.snapshots, runs.changes, ids, corpus.seed)
+    return task_path(folder, "runs", ".safetensors", victim_path(corpus, folder, runs.arch, variant).stem, runs.preset, runs.snapshots, runs.changes, ids, corpus.seed)
 
 # %% ../../nbs/5_study/02_corpus.ipynb #2f032127
 def make_runs(corpus:Corpus, folder, number:int, variant:str):
@@ -182,7 +182,7 @@ def make_runs(corpus:Corpus, folder, number:int, variant:str):
         if found.card["stopped"]: raise KeyboardInterrupt # half an attack is no unit
         kept = found.snapshots | {found.card["steps"]: found.images}
         save_tensors(path, {"images": (torch.stack(list(kept.values())) * 255).round().byte()}, dict(steps=list(kept), ids=chosen.ids))
-    return unit(runs_path(corpus, folder, number, variant), load_tensors, make)
+    return read_or_make(runs_path(corpus, folder, number, variant), load_tensors, make)
 
 # %% ../../nbs/5_study/02_corpus.ipynb #c734b84c
 def practice_pictures(path, # the unit's file
@@ -196,13 +196,13 @@ def practice_pictures(path, # the unit's file
         data, pool = material()
         made = attacked_pictures(data, kept_apart(pool, seed)["fit"], count, panel, seed)
         save_tensors(path, dict(images=(made.images * 255).round().byte(), labels=made.labels))
-    tensors, _ = unit(path, load_tensors, make)
+    tensors, _ = read_or_make(path, load_tensors, make)
     return Split(tensors["images"].float() / 255, tensors["labels"], tuple(f"practice-{number}" for number in range(len(tensors["labels"]))))
 
 # %% ../../nbs/5_study/02_corpus.ipynb #09241664
 def practice_path(corpus:Corpus, folder, panel:str) -> Path:
     "Where the reconstructions that a panel practises on live."
-    return unit_path(folder, "practice", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, dict(corpus.panels)[panel].practice, corpus.seed)
+    return task_path(folder, "practice", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, dict(corpus.panels)[panel].practice, corpus.seed)
 
 def make_practice(corpus:Corpus, folder, panel:str) -> Split: # None for a panel that does not practise
     "Make what a panel practises on, unless it is there."
@@ -214,7 +214,7 @@ def make_practice(corpus:Corpus, folder, panel:str) -> Split: # None for a panel
 def annotator_path(corpus:Corpus, folder, panel:str, member:int) -> Path:
     "Where a member of a panel lives."
     settings = replace(dict(corpus.panels)[panel], members=1) # how many others there are does not matter to a member
-    return unit_path(folder, "annotator", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, settings, member, corpus.seed)
+    return task_path(folder, "annotator", ".safetensors", corpus_materials(corpus)[0].fingerprint, corpus.pools, panel, settings, member, corpus.seed)
 
 # %% ../../nbs/5_study/02_corpus.ipynb #7a645e91
 def make_annotator(corpus:Corpus, folder, panel:str, member:int):
@@ -228,8 +228,8 @@ def make_annotator(corpus:Corpus, folder, panel:str, member:int):
     def probes(path):
         for number, one in enumerate(train_probes(panel, data, split, settings.count, settings.unsure, corpus.seed, make_practice(corpus, folder, panel))):
             save_hashed(annotator_path(corpus, folder, panel, number), *one)
-    if settings.kind == "network": return as_annotator(unit(annotator_path(corpus, folder, panel, member), load_classifier, network))
-    return probe(*unit(annotator_path(corpus, folder, panel, member), load_hashed, probes))
+    if settings.kind == "network": return as_annotator(read_or_make(annotator_path(corpus, folder, panel, member), load_classifier, network))
+    return probe(*read_or_make(annotator_path(corpus, folder, panel, member), load_hashed, probes))
 
 # %% ../../nbs/5_study/02_corpus.ipynb #325f3fd0
 def panel_of(corpus:Corpus, folder, panel:str) -> list: # of annotators
@@ -251,7 +251,7 @@ def panel_labels(annotators:list, # a panel
 def labels_path(corpus:Corpus, folder, panel:str, number:int, variant:str) -> Path:
     "Where a panel's labels of one unit of reconstructions live."
     members = [annotator_path(corpus, folder, panel, member).stem for member in range(dict(corpus.panels)[panel].members)]
-    return unit_path(folder, "labels", ".parquet", runs_path(corpus, folder, number, variant).stem, members, dict(corpus.labels)[panel])
+    return task_path(folder, "labels", ".parquet", runs_path(corpus, folder, number, variant).stem, members, dict(corpus.labels)[panel])
 
 # %% ../../nbs/5_study/02_corpus.ipynb #d7d99ba7
 def make_labels(corpus:Corpus, folder, panel:str, number:int, variant:str) -> pd.DataFrame:
@@ -264,10 +264,10 @@ def make_labels(corpus:Corpus, folder, panel:str, number:int, variant:str) -> pd
         images, labels = tensors["images"][:, chosen].float() / 255, originals.labels[rows][chosen].repeat(len(card["steps"]))
         about = [dict(step=step, original=originals.ids[rows[place]]) for step in card["steps"] for place in chosen]
         write_table(pd.concat([pd.DataFrame(about), panel_labels(panel_of(corpus, folder, panel), images.flatten(0, 1), labels)], axis=1), path)
-    return unit(labels_path(corpus, folder, panel, number, variant), read_table, make)
+    return read_or_make(labels_path(corpus, folder, panel, number, variant), read_table, make)
 
 # %% ../../nbs/5_study/02_corpus.ipynb #76c61bf0
-def read_units(corpus:Corpus, folder) -> tuple: # (table, images, originals)
+def read_tasks(corpus:Corpus, folder) -> tuple: # (table, images, originals)
     "Gather the units of a finished corpus."
     _, _, originals, splits = corpus_materials(corpus)
     about, tables, images = dict(zip(originals.ids, zip(originals.labels.tolist(), splits))), [], []
@@ -293,9 +293,9 @@ def make_corpus(corpus:Corpus, # what to make
     kinds = [(corpus, folder, number, variant) for number in range(len(corpus.runs)) for variant in corpus.victims.variants]
     members = [(corpus, folder, name, member) for name, panel in corpus.panels for member in range(panel.members if panel.kind == "network" else 1)]
     with workers(executor) as pool:
-        run_tasks(pool, "train victims", make_victim, victim_path, [(corpus, folder, arch, variant) for arch in corpus.victims.archs for variant in corpus.victims.variants])
-        run_tasks(pool, "practise", make_practice, practice_path, [(corpus, folder, name) for name, panel in corpus.panels if panel.practice])
-        run_tasks(pool, "train panels", make_annotator, annotator_path, members)
-        run_tasks(pool, "attack", make_runs, runs_path, kinds)
-        run_tasks(pool, "label", make_labels, labels_path, [(corpus, folder, panel, *kind[2:]) for panel, _ in corpus.labels for kind in kinds])
-    return read_units(corpus, folder)
+        run_calls(pool, "train victims", make_victim, victim_path, [(corpus, folder, arch, variant) for arch in corpus.victims.archs for variant in corpus.victims.variants])
+        run_calls(pool, "practise", make_practice, practice_path, [(corpus, folder, name) for name, panel in corpus.panels if panel.practice])
+        run_calls(pool, "train panels", make_annotator, annotator_path, members)
+        run_calls(pool, "attack", make_runs, runs_path, kinds)
+        run_calls(pool, "label", make_labels, labels_path, [(corpus, folder, panel, *kind[2:]) for panel, _ in corpus.labels for kind in kinds])
+    return read_tasks(corpus, folder)

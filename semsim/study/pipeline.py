@@ -27,7 +27,7 @@ from ..core.weights import WEIGHTS, file_hash, find_weights
 from ..core.datasets import Split, divide, load_dataset, pick
 from ..core.folders import write_reconstructions
 from ..core.classifiers import load_classifier, save_classifier
-from ..core.tasks import RETRIES, Manifest, Unit, only_run, run_units, unit, unit_path, workers
+from ..core.tasks import RETRIES, Manifest, Task, only_run, run_tasks, read_or_make, task_path, workers
 from ..attack.transforms import training_input
 from ..attack.training import recipe, train_classifier
 from ..attack.sharing import share_gradient
@@ -89,7 +89,7 @@ def training_of(study:Study, arch:str) -> dict: # options of `train_classifier`
 def classifier_path(study:Study, folder, data:Data, arch:str, variant) -> Path: # `variant`: a `Variant`
     "Where a trained classifier lives."
     inputs = facts_of(study, data).fingerprint, study.shares.victims, study.training.images, arch, variant.options, training_of(study, arch)
-    return unit_path(folder, "classifier", ".safetensors", *inputs, study.seeds.data, study.seeds.training)
+    return task_path(folder, "classifier", ".safetensors", *inputs, study.seeds.data, study.seeds.training)
 
 def make_classifier(study:Study, folder, data:Data, arch:str, variant):
     "Train one classifier on the victims' share, unless it is there."
@@ -97,7 +97,7 @@ def make_classifier(study:Study, folder, data:Data, arch:str, variant):
         found, parts, _ = materials(study, data)
         victims = pick(parts["victims"], study.training.images, study.seeds.data) if study.training.images else parts["victims"]
         save_classifier(path, train_classifier(replace(found, train=victims), arch, seed=study.seeds.training, **training_of(study, arch), **variant.options))
-    return unit(classifier_path(study, folder, data, arch, variant), load_classifier, make)
+    return read_or_make(classifier_path(study, folder, data, arch, variant), load_classifier, make)
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #b6b2722c
 CHUNK = 20 # originals attacked together: part of an attack's identity
@@ -113,7 +113,7 @@ def chunk_paths(study:Study, folder, data:Data, model:tuple) -> tuple: # of path
     "Where the chunks of one model's reconstructions live."
     (arch, variant, attack), ids = model, facts_of(study, data).ids
     before, how = classifier_path(study, folder, data, arch, variant).stem, (asdict(attack.attack), CHUNK, study.device, study.seeds.attacks)
-    return tuple(unit_path(folder, "attack", ".safetensors", before, ids[first:first + CHUNK], *how) for first in range(0, study.originals, CHUNK))
+    return tuple(task_path(folder, "attack", ".safetensors", before, ids[first:first + CHUNK], *how) for first in range(0, study.originals, CHUNK))
 
 def attack_path(study:Study, folder, data:Data, model:tuple, first:int) -> Path:
     "Where one chunk lives, from the original with number `first` on."
@@ -136,7 +136,7 @@ def make_attack(study:Study, folder, data:Data, model:tuple, first:int):
         found = invert(shared, attack.attack, seed=study.seeds.attacks, width=attack_width(shared, study.device), device=study.device)
         if found.card["stopped"]: raise KeyboardInterrupt # half an attack is no unit
         save_tensors(path, {"images": found.images, "losses": found.losses, "sent": sent}, found.card | {"ids": chunk.ids})
-    return unit(attack_path(study, folder, data, model, first), load_tensors, make)
+    return read_or_make(attack_path(study, folder, data, model, first), load_tensors, make)
 
 def reconstructions_of(study:Study, folder, data:Data, model:tuple) -> tuple: # ((N,C,H,W) images, (N,) losses)
     "All reconstructions of one model, in the order of the originals."
@@ -151,7 +151,7 @@ def weights_of(metric:str) -> str: # a name in `WEIGHTS`, or ""
 def scores_path(study:Study, folder, data:Data, model:tuple, metric:str) -> Path:
     "Where one metric's scores of one model live."
     about, weights = study_metric(metric), weights_of(metric)
-    return unit_path(folder, "scores", ".parquet", [path.stem for path in chunk_paths(study, folder, data, model)], about.name, about.source, WEIGHTS[weights].files if weights else "")
+    return task_path(folder, "scores", ".parquet", [path.stem for path in chunk_paths(study, folder, data, model)], about.name, about.source, WEIGHTS[weights].files if weights else "")
 
 def make_scores(study:Study, folder, data:Data, model:tuple, metric:str):
     "Score one model's reconstructions against the untransformed originals with one metric, unless that was done."
@@ -163,12 +163,12 @@ def make_scores(study:Study, folder, data:Data, model:tuple, metric:str):
             asked = make_classifier(study, folder, data, *model[:2]) if "classifier" in about.needs else None
             table = score(originals.images, found, [metric], labels=originals.labels if "labels" in about.needs else None, classifier=asked)
         write_table(table, path)
-    return unit(scores_path(study, folder, data, model, metric), read_table, make)
+    return read_or_make(scores_path(study, folder, data, model, metric), read_table, make)
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #e6e47b6c
 def practice_path(study:Study, folder, data:Data, role:str) -> Path: # `role`: "teacher" or "judge"
     "Where the pictures that a panel practises on live."
-    return unit_path(folder, "practice", ".safetensors", facts_of(study, data).fingerprint, study.shares.model_dump(), role, getattr(study.annotators, role).practice, study.seeds.data, study.seeds.annotators)
+    return task_path(folder, "practice", ".safetensors", facts_of(study, data).fingerprint, study.shares.model_dump(), role, getattr(study.annotators, role).practice, study.seeds.data, study.seeds.annotators)
 
 def make_practice(study:Study, folder, data:Data, role:str) -> Split: # None for a panel that does not practise
     "Make what a panel practises on, unless it is there."
@@ -181,7 +181,7 @@ def annotator_path(study:Study, folder, data:Data, role:str, member:int) -> Path
     "Where a machine annotator lives."
     panel = getattr(study.annotators, role)
     lesson = LESSONS[-1], PASSES, PRACTICE, PRACTICE_STEPS
-    return unit_path(folder, "annotator", ".safetensors", facts_of(study, data).fingerprint, study.shares.model_dump(), role, panel.arch or PANELS[POOLS[role]],
+    return task_path(folder, "annotator", ".safetensors", facts_of(study, data).fingerprint, study.shares.model_dump(), role, panel.arch or PANELS[POOLS[role]],
                      panel.model_dump(exclude={"kind", "arch", "members"}), member, lesson, study.seeds.data, study.seeds.annotators)
 
 def make_annotator(study:Study, folder, data:Data, role:str, member:int):
@@ -190,7 +190,7 @@ def make_annotator(study:Study, folder, data:Data, role:str, member:int):
         (found, parts, _), panel = materials(study, data), getattr(study.annotators, role)
         how = dict(arch=panel.arch or "", lr=panel.lr, unsure=panel.unsure, practice=make_practice(study, folder, data, role))
         save_classifier(path, train_annotator(POOLS[role], member, found, parts[role], panel.presentations, study.seeds.annotators, **how))
-    return unit(annotator_path(study, folder, data, role, member), load_classifier, make)
+    return read_or_make(annotator_path(study, folder, data, role, member), load_classifier, make)
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #a214a0c9
 CLEAN = "original" # the name under which a panel answers for the originals
@@ -204,7 +204,7 @@ def answers_path(study:Study, folder, data:Data, role:str, name:str) -> Path: # 
     "Where a panel's answers for one model live."
     annotators = [annotator_path(study, folder, data, role, member).stem for member in members_of(study, role)]
     shown = facts_of(study, data).ids if name == CLEAN else [path.stem for path in chunk_paths(study, folder, data, models_of(study)[name])]
-    return unit_path(folder, "answers", ".parquet", annotators, name, shown)
+    return task_path(folder, "answers", ".parquet", annotators, name, shown)
 
 def make_answers(study:Study, folder, data:Data, role:str, name:str) -> pd.DataFrame: # answers
     "A panel's answers for the reconstructions of one model, or for the originals, unless they are there."
@@ -213,7 +213,7 @@ def make_answers(study:Study, folder, data:Data, role:str, name:str) -> pd.DataF
         images = originals.images if name == CLEAN else reconstructions_of(study, folder, data, models_of(study)[name])[0]
         members = [make_annotator(study, folder, data, role, member) for member in members_of(study, role)]
         write_table(machine_answers(members, images, [f"{name}/{one}" for one in originals.ids]), path)
-    return unit(answers_path(study, folder, data, role, name), read_table, make)
+    return read_or_make(answers_path(study, folder, data, role, name), read_table, make)
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #397b37e0
 def answers_of(study:Study, folder, data:Data, role:str, name:str) -> pd.DataFrame: # answers, as far as there are any
@@ -242,7 +242,7 @@ def taught_by(study:Study, data:Data, fold:int) -> list: # of data sets
 def semsim_path(study:Study, folder, data:Data, fold:int) -> Path:
     "Where a SemSim lives."
     answers = [answers_path(study, folder, one, "teacher", name).stem for one in taught_by(study, data, fold) for name in models_of(study)]
-    return unit_path(folder, "semsim", ".safetensors", answers, fold, study.semsim.folds, dict(study.semsim.recipe), study.seeds.semsim)
+    return task_path(folder, "semsim", ".safetensors", answers, fold, study.semsim.folds, dict(study.semsim.recipe), study.seeds.semsim)
 
 def lesson_of(study:Study, folder, data:Data, fold:int, size:int, channels:int) -> tuple: # (originals, reconstructions, owners, recognised)
     "What one data set teaches, its fold left out."
@@ -275,7 +275,7 @@ def make_semsim(study:Study, folder, data:Data, fold:int) -> tuple: # (SemSim or
         try: check_answered(originals, *answers)
         except InputError as nothing: save_tensors(path, {"nothing": torch.zeros(1)}, {"refused": str(nothing)})
         else: train_semsim(originals, *answers, "panel A (machine)", replace(study.semsim.followed, seed=study.seeds.semsim)).save(path)
-    return unit(semsim_path(study, folder, data, fold), read_semsim, make)
+    return read_or_make(semsim_path(study, folder, data, fold), read_semsim, make)
 
 def read_semsim(path) -> tuple: # (SemSim or None, the reason why there is none)
     "Read what `make_semsim` has written."
@@ -292,7 +292,7 @@ def folds_of(study:Study, column:str) -> list: # of fold numbers
 def distances_path(study:Study, folder, data:Data, model:tuple, column:str) -> Path:
     "Where SemSim's distances of one model live."
     learnt = [semsim_path(study, folder, data, fold).stem for fold in folds_of(study, column)]
-    return unit_path(folder, "distances", ".parquet", learnt, [path.stem for path in chunk_paths(study, folder, data, model)])
+    return task_path(folder, "distances", ".parquet", learnt, [path.stem for path in chunk_paths(study, folder, data, model)])
 
 def make_distances(study:Study, folder, data:Data, model:tuple, column:str) -> pd.DataFrame: # one column; empty if there is no SemSim
     "SemSim's distance for every reconstruction of one model, unless that was done."
@@ -306,57 +306,57 @@ def make_distances(study:Study, folder, data:Data, model:tuple, column:str) -> p
                 metric, rows = make_semsim(study, folder, data, fold)[0], numbers == fold
                 if metric: distances[rows] = metric.score(originals.images[rows], found[rows])
         write_table(pd.DataFrame({column: distances.numpy()}), path)
-    return unit(distances_path(study, folder, data, model, column), read_table, make)
+    return read_or_make(distances_path(study, folder, data, model, column), read_table, make)
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #42e8093e
-def model_units(study:Study, folder, data:Data) -> list: # of `Unit`
+def model_tasks(study:Study, folder, data:Data) -> list: # of `Unit`
     "The units of classifiers, attacks and scores."
     place, units = (study, folder, data), {}
     for name, model in models_of(study).items():
         classifier, title = classifier_path(*place, *model[:2]), f"{data.name} {name}"
-        units[classifier] = Unit("classifier", f"{data.name} {model[0]} {model[1].name}", classifier, make_classifier, (*place, *model[:2]))
+        units[classifier] = Task("classifier", f"{data.name} {model[0]} {model[1].name}", classifier, make_classifier, (*place, *model[:2]))
         chunks = chunk_paths(*place, model)
-        made = [Unit("attack", f"{title}, originals {CHUNK * number + 1} to {min(CHUNK * number + CHUNK, study.originals)}", path, make_attack, (*place, model, CHUNK * number), (classifier,))
+        made = [Task("attack", f"{title}, originals {CHUNK * number + 1} to {min(CHUNK * number + CHUNK, study.originals)}", path, make_attack, (*place, model, CHUNK * number), (classifier,))
                 for number, path in enumerate(chunks)]
-        made += [Unit("scores", f"{title}, {metric}", scores_path(*place, model, metric), make_scores, (*place, model, metric), chunks) for metric in study.metrics]
+        made += [Task("scores", f"{title}, {metric}", scores_path(*place, model, metric), make_scores, (*place, model, metric), chunks) for metric in study.metrics]
         units |= {one.path: one for one in made}
     return list(units.values())
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #bbffd2c9
-def panel_units(study:Study, folder, data:Data, role:str) -> list: # of `Unit`
+def panel_tasks(study:Study, folder, data:Data, role:str) -> list: # of `Unit`
     "The units of a panel, and of its answers."
     panel, place = getattr(study.annotators, role), (study, folder, data)
     if not panel or panel.kind != "machines": return []
-    practice = [Unit("practice", f"{data.name} {role}", practice_path(*place, role), make_practice, (*place, role))] if panel.practice else []
-    members = [Unit("annotator", f"{data.name} {role} {member + 1}", annotator_path(*place, role, member), make_annotator, (*place, role, member), tuple(one.path for one in practice))
+    practice = [Task("practice", f"{data.name} {role}", practice_path(*place, role), make_practice, (*place, role))] if panel.practice else []
+    members = [Task("annotator", f"{data.name} {role} {member + 1}", annotator_path(*place, role, member), make_annotator, (*place, role, member), tuple(one.path for one in practice))
                for member in members_of(study, role)]
     needs = tuple(one.path for one in members)
     shown = {CLEAN: ()} | {name: chunk_paths(*place, model) for name, model in models_of(study).items()}
-    return practice + members + [Unit("answers", f"{data.name} {role}, {name}", answers_path(*place, role, name), make_answers, (*place, role, name), needs + chunks) for name, chunks in shown.items()]
+    return practice + members + [Task("answers", f"{data.name} {role}, {name}", answers_path(*place, role, name), make_answers, (*place, role, name), needs + chunks) for name, chunks in shown.items()]
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #5fee5336
 def columns_of(study:Study) -> list: # of names in `COLUMNS`
     "SemSim's columns in a study."
     return [] if not study.semsim else ["semsim"] + ["semsim[other data]"] * (len(study.data) > 1)
 
-def semsim_units(study:Study, folder, data:Data) -> list: # of `Unit`
+def semsim_tasks(study:Study, folder, data:Data) -> list: # of `Unit`
     "The units of SemSim and its distances."
     place, units = (study, folder, data), []
     for column in columns_of(study):
         numbers = folds_of(study, column)
         for fold in numbers:
             needs = tuple(answers_path(study, folder, one, "teacher", name) for one in taught_by(study, data, fold) for name in models_of(study))
-            units.append(Unit("semsim", f"{data.name}, from {COLUMNS[column]}" + (f" ({fold + 1})" if fold != OTHERS else ""), semsim_path(*place, fold), make_semsim, (*place, fold), needs))
+            units.append(Task("semsim", f"{data.name}, from {COLUMNS[column]}" + (f" ({fold + 1})" if fold != OTHERS else ""), semsim_path(*place, fold), make_semsim, (*place, fold), needs))
         learnt = tuple(semsim_path(*place, fold) for fold in numbers)
-        units += [Unit("distances", f"{data.name} {name}, {column}", distances_path(*place, model, column), make_distances, (*place, model, column), learnt + chunk_paths(*place, model))
+        units += [Task("distances", f"{data.name} {name}, {column}", distances_path(*place, model, column), make_distances, (*place, model, column), learnt + chunk_paths(*place, model))
                   for name, model in models_of(study).items()]
     return units
 
-def units_of(study:Study, folder) -> list: # of `Unit`
+def tasks_of(study:Study, folder) -> list: # of `Unit`
     "The plan of a study."
-    units = [one for data in study.data for one in model_units(study, folder, data)]
-    units += [one for data in study.data for role in POOLS for one in panel_units(study, folder, data, role)]
-    return units + [one for data in study.data for one in semsim_units(study, folder, data)]
+    units = [one for data in study.data for one in model_tasks(study, folder, data)]
+    units += [one for data in study.data for role in POOLS for one in panel_tasks(study, folder, data, role)]
+    return units + [one for data in study.data for one in semsim_tasks(study, folder, data)]
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #572d599e
 @dataclass(frozen=True)
@@ -526,7 +526,7 @@ def run_study(study:Study, # what to do
     if study.device == "cuda" and executor is None and not torch.cuda.is_available(): raise InputError("device: cuda, but PyTorch finds no GPU here; use cpu, or workers that have one")
     with only_run(folder):
         manifest = begin(study, folder)
-        with workers(executor, count, study.device) as pool: missing = run_units(units_of(study, folder), pool, manifest, retries)
+        with workers(executor, count, study.device) as pool: missing = run_tasks(tasks_of(study, folder), pool, manifest, retries)
         results = summarise_study(study, folder, missing)
         write_results(results, folder)
     return results
@@ -538,13 +538,13 @@ def report_study(study:Study, folder) -> StudyResults:
     study, folder = located(study), Path(folder).resolve()
     with only_run(folder):
         manifest = begin(study, folder)
-        missing = {one: manifest.failed.get(manifest.key(one), "not made yet") for one in units_of(study, folder) if not manifest.intact(one)}
+        missing = {one: manifest.failed.get(manifest.key(one), "not made yet") for one in tasks_of(study, folder) if not manifest.intact(one)}
         results = summarise_study(study, folder, missing)
         write_results(results, folder)
     return results
 
 # %% ../../nbs/5_study/03_pipeline.ipynb #ec32bd96
-def cost_of(one:Unit) -> tuple: # (seconds with one worker, bytes on the disk)
+def cost_of(one:Task) -> tuple: # (seconds with one worker, bytes on the disk)
     "What a unit of a study will cost, roughly."
     (study, _, data), rest = one.args[:3], one.args[3:]
     shape = facts_of(study, data).shape
@@ -567,7 +567,7 @@ def cost_of(one:Unit) -> tuple: # (seconds with one worker, bytes on the disk)
 # %% ../../nbs/5_study/03_pipeline.ipynb #9cd2b4fe
 def plan_study(study:Study, folder) -> pd.DataFrame: # index kind; units, done, hours and gigabytes of those that are not done
     "What a study has still to do."
-    rows = [dict(kind=one.kind, units=1, done=one.path.exists(), cost=(0, 0) if one.path.exists() else cost_of(one)) for one in units_of(located(study), Path(folder).resolve())]
+    rows = [dict(kind=one.kind, units=1, done=one.path.exists(), cost=(0, 0) if one.path.exists() else cost_of(one)) for one in tasks_of(located(study), Path(folder).resolve())]
     table = pd.DataFrame(rows)
     table = table.assign(hours=[cost[0] / 3600 for cost in table.cost], gigabytes=[cost[1] / 1e9 for cost in table.cost])
     return table.drop(columns="cost").groupby("kind", sort=False).sum()
@@ -577,7 +577,7 @@ def study_status(study:Study, folder) -> tuple: # (index kind: units, done, fail
     folder = Path(folder).resolve()
     manifest, failed = Manifest(folder), {}
     rows = []
-    for one in units_of(located(study), folder):
+    for one in tasks_of(located(study), folder):
         done, why = one.path.exists(), manifest.failed.get(manifest.key(one))
         if why and not done: failed[f"{one.kind} {one.name}"] = why
         rows.append(dict(kind=one.kind, units=1, done=done, failed=bool(why and not done)))
