@@ -62,7 +62,7 @@ def run_and_exit(notebook, log):
 
 
 def serve():
-    "Run each notebook that is named on standard input in a fork of this process, which loaded what all of them load, and nothing of semsim."
+    "Run each notebook named on standard input in a fork that has loaded the large libraries, and nothing of semsim."
     import matplotlib.pyplot, pandas, torch  # noqa: E401, F401
 
     for line in sys.stdin:
@@ -73,7 +73,9 @@ def serve():
 
 @pytest.fixture(scope="module")
 def server():
-    with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield process
         process.stdin.close()
 
