@@ -111,7 +111,7 @@ def server():
 
 @pytest.fixture
 def begin(server, tmp_path, tmp_path_factory):
-    "Starts a command in an empty `tmp_path`: its number, and a function that waits for its end. `largest` limits files."
+    "Starts a command in an empty `tmp_path`: its number, and a function that waits for its end. `largest`: of files."
 
     def run(*arguments, largest=0):
         out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))
