@@ -136,6 +136,50 @@ def test_a_notebook_is_edited_as_text_and_loses_nothing(tmp_path):
     assert not [name for name in {*before, *after} if before.get(name) != after.get(name)]
 
 
+WIDTH = 120
+SOURCES = ("*.py", "*.ipynb", "*.md", "*.js", "*.css", "*.html", "*.yaml", "*.yml")
+MAY_BE_LONG = re.compile(r"#\| fig-alt: |\s*\||.*!\[")  # a figure's text, a table's row, a picture
+
+
+def tracked(*patterns):
+    "The files of the repository that match."
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def written_lines(path):
+    "What people wrote in a file, line by line: of a notebook the sources of its cells."
+    if path.suffix == ".ipynb":
+        return [line for cell in read(path) for line in cell["source"].splitlines()]
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_lines_are_short():
+    paths = [path for path in tracked(*SOURCES) if path.name != "_modidx.py"]
+    long = [
+        f"{path.relative_to(ROOT)}: {line[:60]}"
+        for path in paths
+        for line in written_lines(path)
+        if len(line) > WIDTH and not MAY_BE_LONG.match(line)
+    ]
+    assert len(paths) > 100 and not long
+
+
+def stacked(source):
+    "The lines on which a second statement begins behind the first."
+    for node in ast.walk(ast.parse(source)):
+        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            if isinstance(body, list):
+                yield from (after.lineno for before, after in zip(body, body[1:]) if before.end_lineno == after.lineno)
+
+
+def test_one_statement_a_line():
+    sources = [(path.name, path.read_text(encoding="utf-8")) for path in tracked("*.py")]
+    for path in tracked("*.ipynb"):
+        sources += [(f"{path.name} {cell['id']}", cell["source"]) for cell in of_type(read(path), "code")]
+    assert not [(name, line) for name, source in sources for line in stacked(source)]
+
+
 # The package
 
 
