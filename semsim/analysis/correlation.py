@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/4_analysis/00_correlation.ipynb #7fb6984e
+from string import ascii_uppercase
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -50,6 +52,38 @@ def three_lines(
 
 # %% ../../nbs/4_analysis/00_correlation.ipynb #03d692a9
 LEVELS = {"model": "between models", "image": "all reconstructions pooled", "original": "within originals"}
+
+# %% ../../nbs/4_analysis/00_correlation.ipynb #04af4ba6
+SIMULATED_DIRECTIONS = {"good": False, "blurred": False, "fair": True, "class_only": True}
+
+def simulated_study(
+    originals:int=40, # private images
+    models:int=6, # attacked models, at most 26; on average each leaks more than the one before
+    annotators:int=5, # simulated annotators
+    guessers:int=0, # how many of the annotators, the last ones, answer at random
+    seed:int=0, # of all random numbers
+)->pd.DataFrame: # a row a reconstruction: original, model, label, four metrics, right_1, right_2, …, recognised, leak, chance
+    "Simulate a study in which the truth is known."
+    random = np.random.default_rng(seed)
+    ease = random.normal(0, 2.5, (originals, 1))
+    leak = np.linspace(-1.5, 1.5, models) + random.normal(0, 1, (originals, models))
+    chance = 1 / (1 + np.exp(-leak - ease))
+    probability = np.stack([chance] * (annotators - guessers) + [np.full(chance.shape, .5)] * guessers)
+    named = random.random(probability.shape) < probability
+    columns = _simulated_metrics(leak, ease, random)
+    columns |= {f"right_{number}": answers.astype(float) for number, answers in enumerate(named, start=1)}
+    columns |= {"recognised": named.mean(axis=0), "leak": leak, "chance": chance}
+    names = [f"net-{letter}" for letter in ascii_uppercase[:models]]
+    index = pd.MultiIndex.from_product([range(originals), names], names=["original", "model"])
+    study = pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
+    study.insert(2, "label", study.original % 10)
+    return study
+
+def _simulated_metrics(leak, ease, random):
+    "Four metrics of the simulated reconstructions"
+    noise = random.normal(size=(4, *leak.shape))
+    good = -leak + .5 * noise[0]
+    return {"good": good, "blurred": good + .7 * noise[1], "fair": leak + 2 * noise[2], "class_only": ease + .3 * noise[3]}
 
 # %% ../../nbs/4_analysis/00_correlation.ipynb #08df2e0c
 def group_sentinels(
