@@ -150,6 +150,7 @@ class Result:
     estimand: str # what the interval speaks of
     row: dict # everything else in that row
 
+# %% ../../nbs/4_analysis/03_intervals.ipynb #b60d852d
 def result(
     table:pd.DataFrame, # from `agreement`, `compare` or `noise_ceiling`
     **where, # column=value, enough of them to leave one row
