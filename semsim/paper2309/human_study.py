@@ -303,8 +303,9 @@ def check_whole(table:pd.DataFrame, # with columns model, image_id, gt_label; in
     return table
 
 # %% ../../nbs/paper/01_human_study.ipynb #fe1e6ddf
-def _in_study_order(column):
-    "Sort key: models in the order of the study, other columns by value."
+def in_study_order(column:pd.Series # one that a table is sorted by
+                  ) -> pd.Series: # what to compare
+    "Sort key for `sort_values`: models in the order of the study, other columns by value."
     if column.name != "model": return column
     return column.map({model: number for number, model in enumerate(HUMAN_STUDY_MODELS)})
 
@@ -312,7 +313,7 @@ def tidy_study(table:pd.DataFrame # from `check_rows`
               ) -> tuple: # (scores, annotations), a row for each reconstruction, in the same order
     "What metrics say, and what people say, as two tables."
     table = table.rename(columns={"image_id": "original", "gt_label": "label", "lpips_squeeze": "lpips[squeeze]"})
-    table = table.sort_values(["model", "original"], key=_in_study_order, ignore_index=True)
+    table = table.sort_values(["model", "original"], key=in_study_order, ignore_index=True)
     people = range(1, 6)
     answers = table[[f"a{person}" for person in people]]
     right = answers.eq(table.label, axis=0).astype(float)
