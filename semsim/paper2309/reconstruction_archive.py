@@ -19,23 +19,29 @@ from .archive_files import read_numbers, text_files
 from .human_study import HUMAN_STUDY_MODELS, check_whole, parse_model_folder
 
 # %% ../../nbs/paper/04_reconstruction_archive.ipynb #bdf968e5
+def _study_model(name):
+    "Architecture and variant that a folder's name says, or None if it is not of the study."
+    try:
+        return " ".join(parse_model_folder(name))
+    except InputError:
+        return None
+
+# %% ../../nbs/paper/04_reconstruction_archive.ipynb #16b3cbc2
 class PaperLayout(FolderLayout):
     "The folders of the released archives; any other folder keeps its own name."
     def model_name(self,
                    folder:Path, # of one model's reconstructions
                   ) -> str:
         "Architecture and variant if the folder's name says them, else the folder's name."
-        try:
-            return " ".join(parse_model_folder(folder.resolve().name))
-        except InputError:
-            return super().model_name(folder)
+        name = folder.resolve().name
+        return _study_model(name) or name
 
     def sort_key(self,
                  model:str, # a model's name
                 ) -> tuple:
         "Models of the human study in its order, then others by name."
-        order = [*HUMAN_STUDY_MODELS]
-        return (order.index(model) if model in order else len(order)), model
+        place = list(HUMAN_STUDY_MODELS).index(model) if model in HUMAN_STUDY_MODELS else len(HUMAN_STUDY_MODELS)
+        return place, model
 
     def originals_folder(self,
                          folder:Path, # of one model's reconstructions
