@@ -8,45 +8,52 @@ __all__ = ['leak_share']
 # %% ../../nbs/3_semsim/training/02_calibration.ipynb #8a5107f0
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import bootstrap
-from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.seeds import generator
+from ..core.statistics import wilson_interval
 from ..metrics.semsim import fit_calibration
 
 # %% ../../nbs/3_semsim/training/02_calibration.ipynb #427d050f
 def calibration_curve(probabilities:Tensor, # (B,) in [0,1]
-                recognised:Tensor, # (B,) True where it was recognised, or the share of annotators who did
-                bins:int=10, # of equal width
-               ) -> pd.DataFrame: # a row for each bin that is not empty: predicted, observed with a 95 % interval, n
-    "What was predicted, and what came true."
-    place = (probabilities * bins).long().clamp(max=bins - 1)
-    table = pd.DataFrame(dict(bin=place.numpy(), predicted=probabilities.numpy(), observed=torch.as_tensor(recognised).double().numpy()))
-    found = table.groupby("bin").agg(predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size"))
-    low, high = proportion_confint(found.observed * found.n, found.n, method="wilson")
+                      recognised:Tensor, # (B,) True where it was recognised, or the share of annotators who did
+                      bins:int=10, # of equal width
+                     ) -> pd.DataFrame: # a row for each bin that is not empty: predicted, observed, low, high, n
+    "What was predicted and what was observed, with a 95 % interval."
+    number = (probabilities * bins).long().clamp(max=bins - 1)
+    observed = torch.as_tensor(recognised).double()
+    table = pd.DataFrame(dict(bin=number.numpy(), predicted=probabilities.numpy(), observed=observed.numpy()))
+    found = table.groupby("bin").agg(predicted=("predicted", "mean"), observed=("observed", "mean"),
+                                     n=("observed", "size"))
+    low, high = wilson_interval(found.observed * found.n, found.n)
     return found.assign(low=low, high=high)
 
-def expected_calibration_error(probabilities:Tensor, recognised:Tensor, bins:int=10) -> float: # in [0,1]; lower = better calibrated
-    "The mean distance between what was predicted and what came true, over bins, weighted by their size."
+def expected_calibration_error(probabilities:Tensor, # (B,) in [0,1]
+                               recognised:Tensor, # (B,) True or False, or shares
+                               bins:int=10, # of equal width
+                              ) -> float: # in [0,1]; lower = better calibrated
+    "The mean distance between prediction and observation over bins, weighted by their size."
     table = calibration_curve(probabilities, recognised, bins)
     return float(((table.predicted - table.observed).abs() * table.n).sum() / table.n.sum())
 
 # %% ../../nbs/3_semsim/training/02_calibration.ipynb #670a21e0
 def plot_calibration_curve(table:pd.DataFrame, # from `calibration_curve`
-                     annotator:str, # who recognised
-                     error:float, # from `expected_calibration_error`
-                    ): # the matplotlib axis
-    "Draw what came true over what was predicted."
+                           annotator:str, # who recognised
+                           error:float, # from `expected_calibration_error`
+                          ): # the matplotlib axis
+    "Draw what was observed against what was predicted."
+    import matplotlib.pyplot as plt # here, as it takes a second
     _, axis = plt.subplots(figsize=(3.6, 3.4), dpi=90)
+    intervals = [(table.observed - table.low).clip(0), (table.high - table.observed).clip(0)]
     axis.plot([0, 1], [0, 1], color="0.7", lw=1)
-    axis.errorbar(table.predicted, table.observed, [(table.observed - table.low).clip(0), (table.high - table.observed).clip(0)], fmt="o", ms=4, lw=1)
-    axis.set(xlabel="predicted probability", ylabel=f"share recognised by {annotator}", xlim=(0, 1), ylim=(0, 1), title=f"n = {table.n.sum()}, calibration error {error:.3f}")
+    axis.errorbar(table.predicted, table.observed, intervals, fmt="o", ms=4, lw=1)
+    axis.set(xlabel="predicted probability", ylabel=f"share recognised by {annotator}", xlim=(0, 1), ylim=(0, 1),
+             title=f"n = {table.n.sum()}, calibration error {error:.3f}")
     return axis
 
 # %% ../../nbs/3_semsim/training/02_calibration.ipynb #1d03a3c0
@@ -83,29 +90,38 @@ def leak_share(probabilities:Tensor, # (B,) from `SemSim.probability`
     return Leak(float(sums["sum"].sum() / sums["size"].sum()), float(low), float(high), len(probabilities), len(sums), annotator)
 
 # %% ../../nbs/3_semsim/training/02_calibration.ipynb #2fb9c711
+def _calibration_draw(distances, recognised, owners, count, random):
+    "One calibration on `count` answers, tested on other originals: predicted share, true share, calibration error."
+    names = owners.unique()
+    half = names[torch.randperm(len(names), generator=random)[:len(names) // 2]]
+    in_half = torch.isin(owners, half)
+    pool, rest = torch.nonzero(in_half)[:, 0], torch.nonzero(~in_half)[:, 0]
+    chosen = pool[torch.randperm(len(pool), generator=random)[:count]]
+    if len(chosen) < count: return None
+    if not recognised[chosen].max() >= 0.5 > recognised[chosen].min(): return None # all recognised, or none
+    p = fit_calibration(distances[chosen], recognised[chosen], "a draw")(distances[rest])
+    error = expected_calibration_error(p, recognised[rest])
+    return p.mean().item(), recognised[rest].double().mean().item(), error
+
+# %% ../../nbs/3_semsim/training/02_calibration.ipynb #fe6ae2e4
 def answers_needed(distances:Tensor, # (B,) of pairs with answers
                    recognised:Tensor, # (B,) the answers
                    owners, # (B,) which original each pair is of
                    counts=(25, 50, 100, 200, 400), # numbers of answers to try
                    draws:int=200, # calibrations for each number
-                   seed:int=0,
-                  ) -> pd.DataFrame: # a row for each number: error of the share that leaks (95 % of the draws), mean calibration error on the other half
-    "How far a calibration would move with other answers, as many as these."
-    random, owners = generator("answers", seed), torch.as_tensor(np.asarray(owners))
-    names, rows = owners.unique(), []
+                   seed:int=0, # of the draws
+                  ) -> pd.DataFrame: # a row for each number: answers, error_low, error_high, calibration_error, draws
+    "How much a calibration would change with other answers, as many as these."
+    random, owners, rows = generator("answers", seed), torch.as_tensor(np.asarray(owners)), []
     for count in counts:
-        found = []
-        for _ in range(draws):
-            half = names[torch.randperm(len(names), generator=random)[:len(names) // 2]]
-            mine = torch.isin(owners, half)
-            pool, rest = torch.nonzero(mine)[:, 0], torch.nonzero(~mine)[:, 0]
-            chosen = pool[torch.randperm(len(pool), generator=random)[:count]]
-            if len(chosen) < count or not recognised[chosen].max() >= 0.5 > recognised[chosen].min(): continue
-            p = fit_calibration(distances[chosen], recognised[chosen], "a draw")(distances[rest])
-            found.append((p.mean().item(), recognised[rest].double().mean().item(), expected_calibration_error(p, recognised[rest])))
+        found = [_calibration_draw(distances, recognised, owners, count, random) for _ in range(draws)]
+        found = [one for one in found if one]
         if not found: continue
         share, true, error = np.array(found).T
         low, high = np.quantile(share - true, [0.025, 0.975])
-        rows.append(dict(answers=count, error_low=low, error_high=high, calibration_error=error.mean(), draws=len(found)))
-    if not rows: raise InputError(f"{len(distances)} answers are too few for {min(counts)} in one half of the originals; try smaller counts")
+        errors = dict(error_low=low, error_high=high, calibration_error=error.mean())
+        rows.append(dict(answers=count, **errors, draws=len(found)))
+    if not rows:
+        raise InputError(f"{len(distances)} answers are too few for {min(counts)} in one half of the originals; try "
+                         "smaller counts")
     return pd.DataFrame(rows)
