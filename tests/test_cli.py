@@ -350,11 +350,11 @@ def test_a_study_warns_of_a_skipped_picture_once(study):
 
 def test_a_second_run_computes_nothing_again(study):
     folder, first = study
-    units, before = contents(folder / "study/units"), tables(folder / "study")
+    units, before = contents(folder / "study/tasks"), tables(folder / "study")
     assert sum(bool(unit) for unit in units.values()) >= 12
     again = command(folder, *STUDY, "study")
     assert again.code == 0 and again.out == first.out
-    assert contents(folder / "study/units") == units and tables(folder / "study") == before
+    assert contents(folder / "study/tasks") == units and tables(folder / "study") == before
 
 
 def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
@@ -362,15 +362,15 @@ def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
     stopped = folder / "stopped"
 
     def finished():
-        return {path: unit for path, unit in contents(stopped / "units").items() if unit and not path.name.startswith(".")}
+        return {path: unit for path, unit in contents(stopped / "tasks").items() if unit and not path.name.startswith(".")}
 
     ctrl_c = command(folder, *STUDY, "stopped", until=lambda: finished(), stop=lambda pid: os.killpg(pid, signal.SIGINT))
     assert ctrl_c.code == 130 and [line[:8] for line in ctrl_c.err.splitlines()] == ["warning:", "stopped;"], ctrl_c.err
-    killed = command(folder, *STUDY, "stopped", until=lambda: list(stopped.glob("units/attack/[!.]*")), stop=lambda pid: os.kill(pid, signal.SIGKILL))
+    killed = command(folder, *STUDY, "stopped", until=lambda: list(stopped.glob("tasks/attack/[!.]*")), stop=lambda pid: os.kill(pid, signal.SIGKILL))
     units = finished()
     assert killed.code == -signal.SIGKILL and units and not tables(stopped)
     assert command(folder, *STUDY, "stopped").code == 0
-    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "units").items()
+    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "tasks").items()
 
 
 def test_a_study_that_cannot_write_says_so_in_one_line(tmp_path):
