@@ -78,7 +78,7 @@ class Manifest:
         self.written = {} # task -> sha256, bytes, seconds
         self.failed = {} # task -> error of the last attempt
         content = self.path.read_bytes() if self.path.exists() else b""
-        complete, newline, _ = content.rpartition(b"\n") # a run was stopped while it wrote what follows the last newline
+        complete, newline, _ = content.rpartition(b"\n") # what follows is incomplete
         self.length = len(complete) + len(newline)
         for number, line in enumerate(complete.split(b"\n") if newline else [], 1):
             self.read_line(number, line)
@@ -328,7 +328,7 @@ class Schedule:
             self.lacking[later].discard(path)
             if not self.lacking[later] and later not in self.missing: self.ready.append(later)
 
-    def failed(self, path:Path, why:str, hopeless:bool): # of a task, the error, and whether another attempt is pointless
+    def failed(self, path:Path, why:str, hopeless:bool): # of a task, the error, whether a retry is pointless
         "Record that a task failed; try it again or give it up."
         self.tries[path] += 1
         if not hopeless and self.tries[path] <= self.retries: self.ready.append(path)
@@ -377,7 +377,8 @@ def outcomes(executor, plan:Schedule): # pairs (path, result as `make_task` retu
         for future in running.values(): future.cancel()
 
 # %% ../../nbs/0_core/11_tasks.ipynb #2cd3ef95
-DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM") if hasattr(errno, name)}
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")
+DISK_ERRORS = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 
 def check_disk(found:dict, # what `make_task` returned
                path:Path, # of the task

@@ -41,6 +41,10 @@ class PaperLayout(FolderLayout):
         order = [*HUMAN_STUDY_MODELS]
         return (order.index(model) if model in order else len(order)), model
 
+    def shared_originals(self, folder:Path) -> tuple:
+        "The annotations' archive has one folder of originals for all models."
+        if (folder/"original-img").is_dir(): return folder/"img", folder/"original-img"
+
     def originals_folder(self, folder:Path, beside:list) -> Path:
         "The untransformed originals: a model's own `_ori` folder was transformed, unless it had no augmentation."
         holds_its_own = any(path.stem.endswith("_ori") for path in image_files(folder))
