@@ -435,7 +435,7 @@ def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
 
     def finished():
         return {
-            path: unit for path, unit in contents(stopped / "units").items() if unit and not path.name.startswith(".")
+            path: unit for path, unit in contents(stopped / "tasks").items() if unit and not path.name.startswith(".")
         }
 
     ctrl_c = command(
@@ -446,13 +446,13 @@ def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
         folder,
         *STUDY,
         "stopped",
-        until=lambda: list(stopped.glob("units/attack/[!.]*")),
+        until=lambda: list(stopped.glob("tasks/attack/[!.]*")),
         stop=lambda pid: os.kill(pid, signal.SIGKILL),
     )
     units = finished()
     assert killed.code == -signal.SIGKILL and units and not tables(stopped)
     assert command(folder, *STUDY, "stopped").code == 0
-    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "units").items()
+    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "tasks").items()
 
 
 def test_a_study_that_cannot_write_says_so_in_one_line(tmp_path):
