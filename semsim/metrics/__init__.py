@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "semsim": ["SemSim"],
         "registry": ["Metric", "available", "register"],
         "scoring": ["score", "score_sets", "summarise"],
-        "baselines": ["baselines", "match_batches"],
+        "baseline_images": ["baselines", "match_batches"],
         "torchmetric": ["PairMetric"],
     },
 )

@@ -186,7 +186,8 @@ PROTOCOLS = ("standard", *PROTOCOL_MODULES)
 
 def all_metrics() -> dict: # name -> `Metric`
     "Every registered metric, those of other packages' protocols included."
-    for module in PROTOCOL_MODULES.values(): import_module(module)
+    for module in PROTOCOL_MODULES.values():
+        for metric in import_module(module).PROTOCOL_METRICS: METRICS.setdefault(metric.name, metric)
     return METRICS
 
 # %% ../../nbs/2_metrics/04_registry.ipynb #d819290c
