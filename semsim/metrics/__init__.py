@@ -15,5 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scoring": ["score", "score_sets", "summarise"],
         "baseline_images": ["baselines", "match_batches"],
         "torchmetric": ["PairMetric"],
+        "leakage": ["leak_share"],
+        "score_report": ["contact_sheet", "score_files"],
     },
 )
