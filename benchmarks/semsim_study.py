@@ -23,7 +23,8 @@ from statsmodels.stats.multitest import multipletests
 from torchvision.utils import make_grid
 
 from semsim.analysis.correlation import group_sentinels
-from semsim.training.calibration import answers_needed, expected_calibration_error, leak_share, calibration_curve
+from semsim.metrics.leakage import leak_share
+from semsim.training.calibration import answers_needed, expected_calibration_error, calibration_curve
 from semsim.analysis.comparison import compare
 from semsim.annotate.annotator_agreement import pairwise_agreement
 from semsim.core.errors import InputError
