@@ -15,6 +15,7 @@ from math import ceil, log2
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -176,7 +177,7 @@ def activations(client:Client, # its model is looked at
 
 # %% ../../nbs/1_attack/06_engine.ipynb #788e649a
 def row_bytes(shared:SharedGradient) -> int:
-    "Memory that one row of the engine takes, roughly: activations and parameters, each kept several times for two derivatives."
+    "Approximate memory of one row: activations and parameters, each kept several times for two derivatives."
     parameters = sum(parameter.numel() for parameter in shared.model.parameters())
     return 4 * (8 * activations(shared.client, shared.images_each) + 8 * parameters) * shared.client.local_steps
 
@@ -188,40 +189,42 @@ def choose_width(shared:SharedGradient,
     affordable = max(1, budget // row_bytes(shared))
     return min(2 ** int(log2(affordable)), 2 ** ceil(log2(max(1, tasks))), 256)
 
-# %% ../../nbs/1_attack/06_engine.ipynb #b0575c09
+# %% ../../nbs/1_attack/06_engine.ipynb #b9f08d2b
 class Slots:
-    "The rows that are searched together."
+    "The state of the rows that are searched together."
     def __init__(self,
-                 row:dict, # what is searched in one row, for its shapes
+                 row:dict, # the variables of one row, for their shapes
                  known:dict, # what is known of one client, for its shapes
                  width:int, # number of slots
                 ):
-        self.found, self.known = (
-            mapped(lambda one: one.expand(width, *one.shape).clone(), tree) for tree in (row, known)
-        )
-        self.moments = {
-            name: [torch.zeros_like(tensor), torch.zeros_like(tensor)] for name, tensor in self.found.items()
-        }
+        def widened(one): return one.expand(width, *one.shape).clone()
+        self.found, self.known = mapped(widened, row), mapped(widened, known)
+        self.moments = {name: [torch.zeros_like(one), torch.zeros_like(one)] for name, one in self.found.items()}
         self.age = torch.zeros(width, dtype=torch.long, device=row["images"].device)
-        self.best, self.stale = torch.full_like(self.age, torch.inf, dtype=torch.float32), torch.zeros_like(self.age)
+        self.stale = torch.zeros_like(self.age) # steps since the best distance
+        self.best = torch.full_like(self.age, torch.inf, dtype=torch.float32)
         self.latest = self.best.clone()
         self.task, self.kept = [None] * width, [{} for _ in range(width)]
 
     def busy(self): return [(slot, task) for slot, task in enumerate(self.task) if task]
+
     def rounds(self):
         while self.busy():
             yield
 
-    def take(self, slot:int, waiting:deque, starting):
-        "Begin the next task in a slot, if there is one."
-        self.task[slot], self.kept[slot] = waiting.popleft() if waiting else None, {}
-        if self.task[slot] is None: return
-        row, known = starting(self.task[slot])
-        for wide, one in ((self.found, row), (self.known, known)):
-            mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
-        for moments in self.moments.values():
-            moments[0][slot], moments[1][slot] = 0, 0
-        self.age[slot], self.best[slot], self.latest[slot], self.stale[slot] = 0, torch.inf, torch.inf, 0
+# %% ../../nbs/1_attack/06_engine.ipynb #b0575c09
+@patch
+def take(self:Slots, slot:int, waiting:deque, starting):
+    "Begin the next task in a slot, if there is one."
+    self.task[slot], self.kept[slot] = waiting.popleft() if waiting else None, {}
+    if self.task[slot] is None: return
+    row, known = starting(self.task[slot])
+    for wide, one in ((self.found, row), (self.known, known)):
+        mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
+    for moments in self.moments.values():
+        moments[0][slot], moments[1][slot] = 0, 0
+    self.age[slot], self.stale[slot] = 0, 0
+    self.best[slot], self.latest[slot] = torch.inf, torch.inf
 
 # %% ../../nbs/1_attack/06_engine.ipynb #4db03c67
 def keep(slots:Slots, ages):
@@ -292,29 +295,25 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
                 attack:Attack,
                 bounds:tuple, # (lowest, highest), each (C,1,1), in the attack's units
                 snapshots=(), # ages at which to keep the images
-               ) -> tuple: # (client, restart) -> result; number of rows that began again; True where stopped
+               ) -> tuple: # (client, restart) -> result; number of rows that restarted; True if interrupted
     "Search all tasks, `width` at a time."
     rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width), deque(tasks)
-    results, again, stopped = {}, 0, False
+    results, restarted = {}, 0
     for slot in range(width):
         slots.take(slot, waiting, starting)
-    total = ceil(len(tasks) / width) * (attack.steps + 1)
+    total, images = ceil(len(tasks) / width) * (attack.steps + 1), slots.found["images"].shape[:2].numel()
     try:
-        for _ in progress(
-            slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", slots.found["images"].shape[:2].numel()
-        ):
+        for _ in progress(slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", images):
             derivatives, (_, distances) = evaluate(slots.found, slots.known)
             keep(slots, snapshots)
             ended, broken, distances = judge(slots, derivatives, distances, attack)
             results |= {slots.task[slot][:2]: result_of(slots, slot, distances[slot]) for slot in ended}
             waiting.extend((*slots.task[slot][:2], slots.task[slot][2] + 1) for slot in broken)
-            again += len(broken)
+            restarted += len(broken)
             descend(slots, derivatives, attack, rates, bounds)
             for slot in ended + broken:
                 slots.take(slot, waiting, starting)
     except KeyboardInterrupt:
-        stopped, results = (
-            True,
-            results | {task[:2]: result_of(slots, slot, slots.latest[slot].item()) for slot, task in slots.busy()},
-        )
-    return results, again, stopped
+        unfinished = {task[:2]: result_of(slots, slot, slots.latest[slot].item()) for slot, task in slots.busy()}
+        return results | unfinished, restarted, True
+    return results, restarted, False

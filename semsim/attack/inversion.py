@@ -88,39 +88,37 @@ def invert(shared:SharedGradient, # what the attacker sees
           ) -> Reconstructions:
     "Reconstruct the images behind shared gradients."
     settings = attack_settings(attack, changes)
-    check_shared(shared, settings), check_compute(precision, device, compile)
+    check_shared(shared, settings)
+    check_compute(precision, device, compile)
     labels = infer_labels(shared) if shared.labels is None and settings.labels == "infer" else shared.labels
     tasks = [(row, restart, 0) for row in range(len(shared)) for restart in range(settings.restarts)]
     width = 1 if settings.optimizer == "lbfgs" else width or choose_width(shared, len(tasks))
-    search = search_lbfgs_rows if settings.optimizer == "lbfgs" else search_vectorised
     compute = dict(width=width, precision=precision, device=device, channels_last=channels_last, compile=compile)
     parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
-    run = executor.map if executor else map
-    found = list(
-        run(
-            search,
-            *zip(
-                *((*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts)
-            ),
-        )
-    )
+    calls = [(*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts]
+    search = search_lbfgs_rows if settings.optimizer == "lbfgs" else search_vectorised
+    found = list((executor.map if executor else map)(search, *zip(*calls)))
     results = {task: result for part, _, _ in found for task, result in part.items()}
     card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings),
                 restarted=sum(restarted for _, restarted, _ in found), stopped=any(stopped for *_, stopped in found))
     return gather(shared, labels, settings, results, tuple(snapshots), card)
 
 # %% ../../nbs/1_attack/07_inversion.ipynb #0d50d750
-def seen_by(shared:SharedGradient, labels:Tensor, tasks) -> tuple: # (SharedGradient, labels, number of each of its clients)
-    "What the attacker sees of the clients behind some tasks."
+def seen_by(shared:SharedGradient,
+            labels:Tensor, # of all images, or None
+            tasks, # triples (client, restart, attempt)
+           ) -> tuple: # (SharedGradient, labels, number of each of its clients)
+    "What the attacker sees of the clients of some tasks."
     clients = sorted({row for row, _, _ in tasks})
     part = replace(shared, labels=labels).take(clients)
     return part, part.labels, clients
 
-def problem_of(shared, labels, clients, attack, seed, compute) -> tuple: # (objective, function of a task -> (start, known), (shift, scale))
+def problem_of(shared, labels, clients, attack, seed, compute # as `search_vectorised` gets them
+              ) -> tuple: # (objective, function of a task -> (start, known), (shift, scale))
     "What both searches need, in the precision and on the device of the search."
     client = prepared(shared.client, compute["precision"], compute["device"], compute["channels_last"])
     dtype, weights = PRECISIONS[compute["precision"]][1], layer_weights(shared.gradients, attack.layers, attack.weights)
-    move = lambda one: one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
+    def move(one): return one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
     def starting(task):
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
@@ -151,35 +149,29 @@ def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, c
         return results, 0, True
     return results, 0, False
 
+# %% ../../nbs/1_attack/07_inversion.ipynb #7ce7c210
+def no_result(shared, shift, scale) -> dict: # as the searches give results
+    "The result of a client that the search never reached: grey images, at infinite distance."
+    grey = torch.full((shared.images_each, *image_shape(shared.model)), 0.5)
+    logits = torch.zeros(shared.images_each, shared.model.card["classes"])
+    found = {"images": grey.sub(shift).div(scale), "labels": logits}
+    return dict(found=found, distance=float("inf"), steps=0, snapshots={})
+
 # %% ../../nbs/1_attack/07_inversion.ipynb #6ec367b0
 def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
-    "Choose among restarts by the attacker's distance, and put the clients' images together."
+    "Choose among restarts by the attacker's distance, and concatenate the images of all clients."
     shift, scale = scale_of(shared.model, attack.units)
-    pixels = lambda values: (shift + scale * values.cpu().float()).clamp(0, 1)
-    nothing = dict(
-        found={
-            "images": torch.full((shared.images_each, *image_shape(shared.model)), 0.5).sub(shift).div(scale),
-            "labels": torch.zeros(shared.images_each, shared.model.card["classes"]),
-        },
-        distance=float("inf"),
-        steps=0,
-        snapshots={},
-    )
-    better = lambda result: result["distance"] if result["distance"] == result["distance"] else float("inf")
-    best = [
-        min((results.get((row, restart), nothing) for restart in range(attack.restarts)), key=better)
-        for row in range(len(shared))
-    ]
+    nothing = no_result(shared, shift, scale)
+    def pixels(values): return (shift + scale * values.cpu().float()).clamp(0, 1)
+    def finite(result): return result["distance"] if result["distance"] == result["distance"] else float("inf")
+    best = []
+    for row in range(len(shared)):
+        restarts = [results.get((row, restart), nothing) for restart in range(attack.restarts)]
+        best.append(min(restarts, key=finite))
     images = torch.cat([pixels(one["found"]["images"]) for one in best])
     if labels is None: labels = torch.cat([one["found"]["labels"].argmax(-1).cpu() for one in best])
-    kept = {
-        step: torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best])
-        for step in snapshots
-    }
-    return Reconstructions(
-        images,
-        torch.tensor([one["distance"] for one in best]),
-        labels,
-        card | dict(steps_taken=[one["steps"] for one in best]),
-        kept,
-    )
+    kept = {}
+    for step in snapshots:
+        kept[step] = torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best])
+    distances = torch.tensor([one["distance"] for one in best])
+    return Reconstructions(images, distances, labels, card | dict(steps_taken=[one["steps"] for one in best]), kept)

@@ -182,7 +182,7 @@ def defended_gradient(client:Client,
 def share_gradient(model:Classifier, # in eval mode
                    images:Tensor, # (N B,C,H,W) in [0,1]: N clients with B images each, one client after the other
                    labels:Tensor, # (N B,) class numbers
-                   reveal=("labels",), # what the attacker is told beyond the gradient: names in `REVEALABLE`; () for nothing
+                   reveal=("labels",), # what the attacker learns beyond the gradient: names in `REVEALABLE`, or ()
                    batch:int=1, # B, images a client
                    defense:str="", # at sharing: "prune_70", "gaussian_1e-3", "dpsgd_1_0.5", ...
                    seed:int=0, # of the defence's noise
@@ -200,15 +200,10 @@ def share_gradient(model:Classifier, # in eval mode
     for number, (own, own_labels) in enumerate(zip(images.split(batch), labels.split(batch))):
         rows.append(defended_gradient(client, defender, own, own_labels, generator("share", seed, number)))
         if "statistics" in reveal: statistics.append(batch_statistics(client.model, own))
-    return SharedGradient(
-        client,
-        {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]},
-        batch if {"labels", "batch_size"} & set(reveal) else None,  # labels can be counted
-        labels.clone() if "labels" in reveal else None,
-        [torch.stack(layer).detach() for layer in zip(*statistics)] or None,
-        dict(
-            defense=defense,
-            reveal=sorted(reveal),
-            **{name: value for name, value in vars(client).items() if name != "model"},
-        ),
-    )
+    gradients = {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]}
+    images_each = batch if {"labels", "batch_size"} & set(reveal) else None # labels can be counted
+    seen_labels = labels.clone() if "labels" in reveal else None
+    layers = [torch.stack(layer).detach() for layer in zip(*statistics)] or None
+    card = {name: value for name, value in vars(client).items() if name != "model"}
+    card |= dict(defense=defense, reveal=sorted(reveal))
+    return SharedGradient(client, gradients, images_each, seen_labels, layers, card)

@@ -137,6 +137,33 @@ def train_epochs(model:Classifier, # changed in place
         if checkpoint: save_checkpoint(checkpoint, model, optimizer, settings, curve)
     return curve
 
+# %% ../../nbs/1_attack/02_training.ipynb #7f0ab001
+def untrained_classifier(data:Dataset, # what it will be trained on
+                         init:str, # initial weights, see `build_classifier`
+                         device:str, # "cpu", "cuda" or "auto"
+                         options:dict, # of `train_classifier`
+                        ) -> tuple: # (Classifier, torch.device)
+    "Check the options, and build the network on its device."
+    check_name("augmentation", options["augment"], AUGMENTATIONS)
+    if options["policy"]: parse_policy(options["policy"])
+    parse_defense(options["defense"])
+    place = training_device(device)
+    layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
+    mean, std = channel_statistics(data.train)
+    _, channels, size, _ = data.train.images.shape
+    model = build_classifier(options["arch"], len(data.classes), channels, size, mean, std, init, options["seed"])
+    return model.to(place, memory_format=layout), place
+
+# %% ../../nbs/1_attack/02_training.ipynb #43723f7d
+def recorded_settings(data:Dataset, # what is trained on
+                      model:Classifier, # untrained
+                      place:torch.device, # where it is trained
+                      options:dict, # of `train_classifier`
+                     ) -> dict: # all that decides the result
+    "The settings of a training, as its checkpoint and the card of the model record them."
+    made = dict(init=model.card["init"], device=place.type, data=data.name, fingerprint=data.fingerprint)
+    return options | made | dict(versions=versions())
+
 # %% ../../nbs/1_attack/02_training.ipynb #ffdf4c20
 def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.test`
                      arch:str="lenet", # see `build_classifier`
@@ -148,39 +175,17 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
                      batch:int=32, # images a step
                      init:str="", # initial weights, see `build_classifier`
                      seed:int=0, # of weights, order, transforms and noise
-                     device:str="cpu", # "cpu", "cuda" or "auto"; the network comes back to the CPU
+                     device:str="cpu", # "cpu", "cuda" or "auto"; the trained network is on the CPU
                      amp:bool=False, # compute in bfloat16 where that is safe
-                     channels_last:bool=False, # the channels of a pixel side by side in memory
+                     channels_last:bool=False, # the channels of a pixel are neighbours in memory
                      loss_scale:float=1.0, # factor of the cross-entropy; the paper's code has 0.5
-                     checkpoint=None, # a .safetensors file to resume from; written after each epoch, left at the end
-                    ) -> Classifier: # trained, in eval mode; `.card` tells how
+                     checkpoint=None, # a .safetensors file to resume from; written after each epoch, kept at the end
+                    ) -> Classifier: # trained, in eval mode; `.card` holds all settings
     "Train a classifier by the conservative recipe."
-    check_name("augmentation", augment, AUGMENTATIONS)
-    if policy: parse_policy(policy)
-    parse_defense(defense)
-    place, layout = training_device(device), torch.channels_last if channels_last else torch.contiguous_format
-    (mean, std), (_, channels, size, _) = channel_statistics(data.train), data.train.images.shape
-    model = build_classifier(arch, len(data.classes), channels, size, mean, std, init, seed).to(
-        place, memory_format=layout
-    )
-    settings = dict(
-        arch=arch,
-        epochs=epochs,
-        augment=augment,
-        policy=policy,
-        defense=defense,
-        lr=lr,
-        batch=batch,
-        init=model.card["init"],
-        seed=seed,
-        device=place.type,
-        amp=amp,
-        channels_last=channels_last,
-        loss_scale=loss_scale,
-        data=data.name,
-        fingerprint=data.fingerprint,
-        versions=versions(),
-    )
+    options = dict(arch=arch, epochs=epochs, augment=augment, policy=policy, defense=defense, lr=lr, batch=batch,
+                   seed=seed, amp=amp, channels_last=channels_last, loss_scale=loss_scale)
+    model, place = untrained_classifier(data, init, device, options)
+    settings = recorded_settings(data, model, place, options)
     curve = train_epochs(model, data.train, settings, checkpoint)
     model.card |= settings | dict(curve=curve, accuracy=accuracy(model, data.test), trained_on=len(data.train))
     return check_finite(model.to("cpu", memory_format=torch.contiguous_format))
