@@ -15,7 +15,6 @@ from semsim.analysis.comparison import compare
 from semsim.analysis.correlation import group_sentinels
 from semsim.analysis.example_figures import recognition_by_bin
 from semsim.analysis.intervals import agreement
-from semsim.analysis.pairwise_accuracy import models_needed
 from semsim.analysis.reporting import join_annotations, report
 from semsim.core.files import atomic_path, write_table
 from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, model_means, read_human_study
@@ -66,14 +65,12 @@ def tables_of(scores, annotations, settings):
     reports = all_reports(study, left_out, settings)
     auc, auc_pairs = observed_auc(study, settings)
     directions = dict(higher_is_leakier=HUMAN_STUDY_METRICS)
-    needed = [models_needed(study, "flag", "lpips[squeeze]", other, **directions) for other in ("psnr", "ssim")]
     by_bin = [recognition_by_bin(study, "mean", name, **directions) for name in ("psnr", "lpips[squeeze]")]
     tables = {name: joined(reports, name) for name in JOINED} | {
         "auc": auc,
         "auc_pairs": auc_pairs,
         "ceiling": reports["mean"].tables["ceiling"],
         "models": model_means(scores, annotations).reset_index(),
-        "needed": pd.concat(needed, ignore_index=True),
         "reliability": pd.concat(by_bin, ignore_index=True),
         "matrix": metric_matrix(study, METRICS).rename_axis("metric").reset_index(),
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from semsim.analysis.comparison import compare
-from semsim.analysis.pairwise_accuracy import models_needed
 from semsim.analysis.reporting import join_annotations
 from semsim.core.files import atomic_path, write_table
 from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, read_human_study
@@ -110,7 +109,6 @@ def tables_of(study, n_studies, seed):
     timed("measured_size", lambda: at_the_measured_size(study, n_studies, seed))
     timed("foretold", lambda: foretold(study, n_studies, seed))
     timed("short_cut", lambda: short_cut(study, n_studies, seed))
-    timed("needed", lambda: models_needed(study, "mean", *PAIRS[0], counts=(4, 8, 14, 30), seed=seed, **DIRECTIONS))
     return tables, seconds
 
 
