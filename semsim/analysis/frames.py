@@ -18,13 +18,16 @@ from ..metrics.registry import all_metrics
 # %% ../../nbs/4_analysis/01_frames.ipynb #f634edd8
 def directions(
     metrics, # column names
-    higher_is_leakier:dict=None, # for columns that are no metric of this project: True where a higher value means more leakage
+    higher_is_leakier:dict=None, # for other columns: True where a higher value means more leakage
 )->dict: # for each metric: True where a higher value means more leakage
-    "Which way each metric points."
+    "The direction of each metric."
     known = {name: metric.higher_is_leakier for name, metric in all_metrics().items()}
-    known |= {f"sentinel[{group}]": True for group in ("label", "model", "original")} | dict(higher_is_leakier or {})
+    known |= {f"sentinel[{group}]": True for group in ("label", "model", "original")}
+    known |= higher_is_leakier or {}
     for name in metrics:
-        if name not in known: raise InputError(f"metric {name!r} has no known direction: add it to higher_is_leakier, True where higher means more leakage")
+        if name not in known:
+            advice = "add it to higher_is_leakier, True where higher means more leakage"
+            raise InputError(f"metric {name!r} has no known direction: {advice}")
     return {name: bool(known[name]) for name in metrics}
 
 # %% ../../nbs/4_analysis/01_frames.ipynb #ffe478fa
@@ -33,48 +36,54 @@ def _where(rows):
     return f"model {rows.model.iloc[0]}, original {rows.original.iloc[0]}"
 
 def _check_columns(scores, target, metrics):
-    "The metrics as a list, once every column is known to be there"
+    "The metrics as a list, after a check that every column exists"
     metrics = [metrics] if isinstance(metrics, str) else list(dict.fromkeys(metrics))
     if not metrics: raise InputError("no metric to analyse: name at least one column in `metrics`")
     for name in ("model", "original", target): check_name("column", name, scores.columns)
-    known = scores.select_dtypes(["number", "bool"]).columns.drop(["model", "original", target], errors="ignore")
+    numeric = scores.select_dtypes(["number", "bool"]).columns
+    known = numeric.drop(["model", "original", target], errors="ignore")
     for name in metrics: check_name("metric", name, known)
     return metrics
 
+# %% ../../nbs/4_analysis/01_frames.ipynb #3ffc30e9
 def _check_values(scores, target, metrics):
-    "Stop at repeated pairs, infinite values, and annotator scores outside [0, 1]"
-    twice = scores[scores.duplicated(["model", "original"])]
-    if len(twice): raise InputError(f"{_where(twice)} has more than one row: keep one reconstruction for each pair")
+    "Stop at repeated pairs, infinite values, and target scores outside [0, 1]"
+    repeated = scores[scores.duplicated(["model", "original"])]
+    if len(repeated):
+        raise InputError(f"{_where(repeated)} has more than one row: keep one reconstruction for each pair")
     for name in (target, *metrics):
-        endless = scores[np.isinf(scores[name].astype(float))]
-        if len(endless): raise InputError(f"{name!r} is infinite in {len(endless)} of {len(scores)} rows, first for {_where(endless)}: "
-                                          "cap it, drop those rows, or leave the metric out")
+        infinite = scores[np.isinf(scores[name].astype(float))]
+        if not len(infinite): continue
+        found = f"{name!r} is infinite in {len(infinite)} of {len(scores)} rows, first for {_where(infinite)}"
+        raise InputError(f"{found}: cap it, drop those rows, or leave the metric out")
     low, high = scores[target].min(), scores[target].max()
-    if low < 0 or high > 1: raise InputError(f"{target!r} runs from {low:g} to {high:g}: it must be a share in [0, 1]; "
-                                             "divide counts by the number of annotators")
+    if low < 0 or high > 1:
+        found = f"{target!r} runs from {low:g} to {high:g}"
+        raise InputError(f"{found}: it must be a share in [0, 1]; divide counts by the number of annotators")
 
 # %% ../../nbs/4_analysis/01_frames.ipynb #26187576
 def incomplete(
-    scores:pd.DataFrame, # a row a reconstruction: model, original, metrics, annotator score
+    scores:pd.DataFrame, # a row a reconstruction: model, original, metrics, target score
     columns, # those that an analysis needs
 )->pd.DataFrame: # model, original, lacks: the names of the columns that are NaN in that row
     "The rows that an analysis cannot use, and what each of them lacks."
     lacking = scores[list(columns)].isna()
     rows = scores.loc[lacking.any(axis=1), ["model", "original"]]
-    return rows.assign(lacks=[", ".join(lacking.columns[row]) for row in lacking.loc[rows.index].to_numpy()]).reset_index(drop=True)
+    names = [", ".join(lacking.columns[row]) for row in lacking.loc[rows.index].to_numpy()]
+    return rows.assign(lacks=names).reset_index(drop=True)
 
 # %% ../../nbs/4_analysis/01_frames.ipynb #faef1426
 @dataclass(frozen=True)
 class Rows:
-    "A frame, checked, as arrays."
+    "A checked frame as arrays."
     metrics: list # K names
     values: np.ndarray # (K,N) oriented: higher = more leakage
-    target: np.ndarray # (N,) annotator score in [0,1], higher = more recognised
+    target: np.ndarray # (N,) target score in [0,1], higher = more recognised
     original: np.ndarray # (N,) number of the row's original
     model: np.ndarray # (N,) number of the row's model
     originals: pd.Index # their names, sorted
     models: pd.Index # their names, sorted
-    signs: np.ndarray # (K,) 1, or -1 for a metric that was turned round
+    signs: np.ndarray # (K,) 1, or -1 for a metric whose sign was flipped
     dropped: int # rows left out because a value was missing
 
     def grid(self, column): # (O,M) from (N,)
@@ -84,9 +93,20 @@ class Rows:
         return found
 
 # %% ../../nbs/4_analysis/01_frames.ipynb #ceb617c9
+def _complete_rows(scores, columns):
+    "The rows that have all the columns, and how many others were left out, with a warning"
+    lacking = incomplete(scores, columns)
+    if not len(lacking): return scores, 0
+    if len(lacking) == len(scores):
+        raise InputError(f"no row is left: all {len(scores)} lack a value, the first of them {lacking.lacks[0]}")
+    left_out = f"{len(lacking)} of {len(scores)} rows lack a value and are left out"
+    warnings.warn(f"{left_out}, first {_where(lacking)} (no {lacking.lacks[0]})", stacklevel=2)
+    return scores.dropna(subset=columns), len(lacking)
+
+# %% ../../nbs/4_analysis/01_frames.ipynb #239122d0
 def checked_rows(
-    scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, a column for each metric, the annotator score
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
+    scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, a column for each metric, the target score
+    target:str, # column of the target score, in [0, 1], higher = more recognised
     metrics, # column names of the metrics
     higher_is_leakier:dict=None, # for columns that are no metric of this project
 )->Rows: # NaN rows left out, with a warning
@@ -94,11 +114,10 @@ def checked_rows(
     metrics = _check_columns(scores, target, metrics)
     higher = directions(metrics, higher_is_leakier)
     _check_values(scores, target, metrics)
-    lacking = incomplete(scores, [target, *metrics])
-    if len(lacking): warnings.warn(f"{len(lacking)} of {len(scores)} rows lack a value and are left out, first {_where(lacking)} (no {lacking.lacks[0]})")
-    kept = scores.dropna(subset=[target, *metrics])
-    if len(lacking) and not len(kept): raise InputError(f"no row is left: all {len(scores)} lack a value, the first of them {lacking.lacks[0]}")
-    (original, originals), (model, models) = (pd.factorize(kept[name], sort=True) for name in ("original", "model"))
+    kept, dropped = _complete_rows(scores, [target, *metrics])
+    original, originals = pd.factorize(kept["original"], sort=True)
+    model, models = pd.factorize(kept["model"], sort=True)
     signs = np.array([1 if higher[name] else -1 for name in metrics])
-    return Rows(metrics, signs[:, None] * kept[metrics].to_numpy(float).T, kept[target].to_numpy(float), original, model, pd.Index(originals), pd.Index(models),
-                signs, len(lacking))
+    values = signs[:, None] * kept[metrics].to_numpy(float).T
+    return Rows(metrics=metrics, values=values, target=kept[target].to_numpy(float), original=original, model=model,
+                originals=pd.Index(originals), models=pd.Index(models), signs=signs, dropped=dropped)

@@ -49,7 +49,11 @@ def mean_cosine_distance(gradient:dict, # parameter name -> Tensor
                          first:int, # dimensions from this one on form the vectors
                         ) -> Tensor: # in [0,2]
     "One minus the cosine of the vectors, averaged within each parameter tensor, then over them."
-    total = sum(weights[name] * (1 - F.cosine_similarity(gradient[name].flatten(first), target[name].flatten(first), dim=-1)).mean() for name in target)
+    total = sum(
+        weights[name]
+        * (1 - F.cosine_similarity(gradient[name].flatten(first), target[name].flatten(first), dim=-1)).mean()
+        for name in target
+    )
     return total / sum(weights.values())
 
 # %% ../../nbs/1_attack/05_objectives.ipynb #be509789
@@ -80,14 +84,21 @@ def layer_weights(gradients:dict, # parameter name -> (N, *shape)
     "The weight of each parameter tensor in a distance."
     kind, _, count = layers.partition("_")
     check_name("choice of layers", kind, ["all", "first", "last", "top"])
-    if (kind == "all") == bool(count) or count and not (count.isdigit() and int(count)): raise InputError(f"layers {layers!r}: expected all, first_4, last_4 or top_4, with any number")
+    if (kind == "all") == bool(count) or count and not (count.isdigit() and int(count)):
+        raise InputError(f"layers {layers!r}: expected all, first_4, last_4 or top_4, with any number")
     names, clients = list(gradients), len(next(iter(gradients.values())))
     names = {"first": names[:int(count or 0)], "last": names[-int(count or 0):]}.get(kind, names)
-    fall = {"equal": torch.ones, "linear": lambda n: torch.arange(n, 0, -1) / n, "exp": lambda n: torch.exp(-torch.arange(n))}
+    fall = {
+        "equal": torch.ones,
+        "linear": lambda n: torch.arange(n, 0, -1) / n,
+        "exp": lambda n: torch.exp(-torch.arange(n)),
+    }
     values = fall[check_name("weighting of layers", weights, fall)](len(names)).expand(clients, -1).clone()
     if kind == "top":
         lengths = torch.stack([gradients[name].flatten(1).norm(dim=1) for name in names], 1)
-        chosen = torch.zeros_like(lengths, dtype=torch.bool).scatter(1, lengths.topk(min(int(count), len(names)), dim=1).indices, True)
+        chosen = torch.zeros_like(lengths, dtype=torch.bool).scatter(
+            1, lengths.topk(min(int(count), len(names)), dim=1).indices, True
+        )
         values = values * chosen
     return {name: values[:, n] for n, name in enumerate(names)}
 
@@ -127,11 +138,13 @@ class Attack:
     patience: int = 0 # a row stops after so many steps without a smaller distance; 0 for never
     source: str = "" # where the settings are from
 
-# %% ../../nbs/1_attack/05_objectives.ipynb #40ddcf4a
+# %% ../../nbs/1_attack/05_objectives.ipynb #08c7eaaf
 GEIPING, ZHU, ZHAO = "arXiv:2003.14053", "arXiv:1906.08935", "arXiv:2001.02610"
 CODE = "public code of arXiv:2309.13038"
 
 published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
+
+# %% ../../nbs/1_attack/05_objectives.ipynb #40ddcf4a
 PRESETS = {
     "inverting_gradients": Attack(source=GEIPING),
     "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay=False, box=False, labels="search", source=ZHU),
@@ -143,7 +156,17 @@ PRESETS = {
     "inversed-LBFGS-sim": replace(published, optimizer="lbfgs", lr=1e-4, steps=300, restarts=16, decay=False),
     "inversed-adam-L1": replace(published, objective="absolute"),
     "inversed-adam-L2": replace(published, objective="squared"),
-    "zhu": replace(published, objective="squared", priors=(("tv", 1e-3),), optimizer="lbfgs", lr=1e-4, steps=50, restarts=2, decay=False, box=False),
+    "zhu": replace(
+        published,
+        objective="squared",
+        priors=(("tv", 1e-3),),
+        optimizer="lbfgs",
+        lr=1e-4,
+        steps=50,
+        restarts=2,
+        decay=False,
+        box=False,
+    ),
     "inversed_large": replace(published, priors=(("tv", 1e-2),), steps=12000),
     "inversed_large_24000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=24000, restarts=4),
     "inversed_large_12000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
@@ -168,10 +191,14 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
         images = (shift + deviation * found["images"]).to(dtype)
         targets = found["labels"].softmax(-1) if "labels" in found else known["labels"]
         gradient = gradient_of(client, images, targets, list(known["weights"]))
-        value = distance({name: g.to(known["gradient"][name]) for name, g in gradient.items()}, known["gradient"], known["weights"])
+        value = distance(
+            {name: g.to(known["gradient"][name]) for name, g in gradient.items()}, known["gradient"], known["weights"]
+        )
         total = value + sum(weight * PRIORS[name](found["images"]) for name, weight in attack.priors)
         if attack.statistics:
-            total = total + attack.statistics * sum((a - b).square().sum() for a, b in zip(batch_statistics(client.model, images), known["statistics"]))
+            total = total + attack.statistics * sum(
+                (a - b).square().sum() for a, b in zip(batch_statistics(client.model, images), known["statistics"])
+            )
         return total, value
     return objective
 
@@ -179,15 +206,25 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
 def start_of(shared:SharedGradient, attack:Attack, search_labels:bool, *seed) -> dict: # what is searched -> Tensor
     "A start, in the attack's units."
     random, shape = generator("start", *seed), (shared.images_each, *image_shape(shared.model))
-    draw = {"uniform": lambda: torch.rand(shape, generator=random) if attack.units == "pixel" else 2 * torch.rand(shape, generator=random) - 1,
-            "normal": lambda: torch.randn(shape, generator=random), "zeros": lambda: torch.zeros(shape)}
+    draw = {
+        "uniform": lambda: (
+            torch.rand(shape, generator=random)
+            if attack.units == "pixel"
+            else 2 * torch.rand(shape, generator=random) - 1
+        ),
+        "normal": lambda: torch.randn(shape, generator=random),
+        "zeros": lambda: torch.zeros(shape),
+    }
     found = {"images": draw[attack.start]()}
     if search_labels: found["labels"] = torch.randn(shared.images_each, shared.model.card["classes"], generator=random)
     return found
 
 def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dict:
     "What the attacker knows of one client."
-    known = dict(gradient={name: shared.gradients[name][row] for name in weights}, weights={name: w[row] for name, w in weights.items()})
+    known = dict(
+        gradient={name: shared.gradients[name][row] for name in weights},
+        weights={name: w[row] for name, w in weights.items()},
+    )
     if labels is not None: known["labels"] = labels.view(-1, shared.images_each)[row]
     if shared.statistics: known["statistics"] = [layer[row] for layer in shared.statistics]
     return known
@@ -195,6 +232,7 @@ def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dic
 # %% ../../nbs/1_attack/05_objectives.ipynb #ff3a35bd
 def mapped(function, tree, *others):
     "Apply a function to the tensors of nested dictionaries and lists."
-    if isinstance(tree, dict): return {name: mapped(function, one, *(other[name] for other in others)) for name, one in tree.items()}
+    if isinstance(tree, dict):
+        return {name: mapped(function, one, *(other[name] for other in others)) for name, one in tree.items()}
     if isinstance(tree, list): return [mapped(function, *ones) for ones in zip(tree, *others)]
     return function(tree, *others)

@@ -43,6 +43,12 @@ class PaperLayout(FolderLayout):
         place = list(HUMAN_STUDY_MODELS).index(model) if model in HUMAN_STUDY_MODELS else len(HUMAN_STUDY_MODELS)
         return place, model
 
+    def shared_originals(self,
+                         folder:Path, # the whole archive
+                        ) -> tuple: # (folder of the models' folders, folder of the originals), or None
+        "The archive of annotations has one folder of originals for all models."
+        return (folder/"img", folder/"original-img") if (folder/"original-img").is_dir() else None
+
     def originals_folder(self,
                          folder:Path, # of one model's reconstructions
                          beside:list, # the `_ori` folders next to it
