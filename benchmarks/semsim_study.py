@@ -34,11 +34,12 @@ from semsim.core.errors import InputError
 from semsim.core.files import atomic_path, read_table, write_image, write_table
 from semsim.core.tasks import read_or_make, run_calls, task_path, workers
 from semsim.metrics.features import LPIPS
+from semsim.metrics.leakage import leak_share
 from semsim.metrics.scoring import score
 from semsim.metrics.semsim import SemSim, fit_calibration
 from semsim.study.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
 from semsim.training.answered_images import Material, from_corpus, read_config, teach
-from semsim.training.calibration import answers_needed, calibration_curve, expected_calibration_error, leak_share
+from semsim.training.calibration import answers_needed, calibration_curve, expected_calibration_error
 from semsim.training.robustness import fooling_noise, fooling_rates, threshold_at_rate
 from semsim.training.semsim_training import Recipe
 
