@@ -615,7 +615,8 @@ def test_the_command_writes_both_tables(full, command, tmp_path):
     written, origin, following = out.splitlines()
     assert "8400 reconstructions (14 models x 600 originals)" in written
     assert "2309.13038" in origin and "gparrella12/SemSim" in origin and "Apache-2.0" in origin
-    assert following == "Next: semsim analyse human_study/scores.csv human_study/annotations.csv --human flag"
+    tables, options = "human_study/scores.csv human_study/annotations.csv", "--lower mse255 --lower dreamsim"
+    assert following == f"Next: semsim analyse {tables} --target flag {options}"
     for name, table in zip(("scores", "annotations"), read_human_study("made up.csv"), strict=True):
         pd.testing.assert_frame_equal(
             pd.read_csv(f"human_study/{name}.csv", float_precision="round_trip"),

@@ -29,30 +29,21 @@ def _study_model(name):
 # %% ../../nbs/paper/04_reconstruction_archive.ipynb #16b3cbc2
 class PaperLayout(FolderLayout):
     "The folders of the released archives; any other folder keeps its own name."
-    def model_name(self,
-                   folder:Path, # of one model's reconstructions
-                  ) -> str:
+    def model_name(self, folder:Path) -> str: # folder: of one model's reconstructions
         "Architecture and variant if the folder's name says them, else the folder's name."
         name = folder.resolve().name
         return _study_model(name) or name
 
-    def sort_key(self,
-                 model:str, # a model's name
-                ) -> tuple:
+    def sort_key(self, model:str) -> tuple: # model: a model's name
         "Models of the human study in its order, then others by name."
         place = list(HUMAN_STUDY_MODELS).index(model) if model in HUMAN_STUDY_MODELS else len(HUMAN_STUDY_MODELS)
         return place, model
 
-    def shared_originals(self,
-                         folder:Path, # the whole archive
-                        ) -> tuple: # (folder of the models' folders, folder of the originals), or None
-        "The archive of annotations has one folder of originals for all models."
+    def shared_originals(self, folder:Path): # folder: the whole archive
+        "The folders of the models and of the originals, if the archive has one folder of originals for all models."
         return (folder/"img", folder/"original-img") if (folder/"original-img").is_dir() else None
 
-    def originals_folder(self,
-                         folder:Path, # of one model's reconstructions
-                         beside:list, # the `_ori` folders next to it
-                        ) -> Path:
+    def originals_folder(self, folder:Path, beside:list) -> Path: # beside: the `_ori` folders next to the model's
         "The untransformed originals: a model's own `_ori` folder was transformed, unless it had no augmentation."
         holds_its_own = any(path.stem.endswith("_ori") for path in image_files(folder))
         if holds_its_own or "_auglist_" not in folder.name: return super().originals_folder(folder, beside)
