@@ -1,4 +1,4 @@
-"""The package without what only Linux or POSIX systems have, in a process in which these functions and modules are missing."""
+"""The package on systems that lack what only Linux or POSIX has: these functions and modules are removed first."""
 
 import subprocess
 import sys
