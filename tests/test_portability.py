@@ -12,7 +12,7 @@ import builtins, errno, fcntl, os, signal, sys
 
 for module, names in {
     os: "sched_getaffinity sched_setaffinity fork forkpty setsid getpgid killpg nice getloadavg statvfs "
-        "sysconf O_DIRECTORY O_NOFOLLOW fchmod",
+        "O_DIRECTORY O_NOFOLLOW fchmod",
     signal: "pthread_sigmask sigwait SIGKILL SIGALRM SIGHUP SIGUSR1 alarm setitimer",
     errno: "EDQUOT",
 }.items():
