@@ -1,4 +1,4 @@
-"""The paper's data sets in folders: what is downloaded, what must be laid out by hand, and what is wrong in a tree."""
+"""The published data sets in folders: downloads, folders that the user prepares, and errors in them."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from semsim.core.datasets import PUBLISHED, load_dataset
 
 
 def lay_out(folder, classes, size=20):
-    "One image for each class, each a colour of its own."
+    "Write one image for each class, each of another brightness."
     for number, name in enumerate(classes):
         write_image(torch.full((3, size, size + 4 * number), (1 + number) / 10), folder / name / "one.png")
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_the_papers_layouts_are_read_at_the_papers_size(name, tmp_path):
+def test_published_data_are_read_at_the_size_of_the_paper(name, tmp_path):
     for part in (PUBLISHED[name].train, PUBLISHED[name].test):
         lay_out(tmp_path / part, ("a", "b", "c"))
     data = load_dataset(name, root=tmp_path)
@@ -43,13 +43,21 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.datasets, "Imagenette", download)
-    with pytest.raises(InputError, match=r"imagenette: could not be downloaded to .* \(no network\); unpack imagenette2.tgz there by hand"):
+    message = r"imagenette: could not be downloaded to .* \(no network\); unpack imagenette2.tgz there by hand"
+    with pytest.raises(InputError, match=message):
         load_dataset("imagenette", root=tmp_path)
 
 
-@pytest.mark.parametrize("train, test, said", [
-    (("a", "b"), ("a", "x"), "class folder 'x' has no counterpart"), (("a",), ("a",), "a classifier needs two or more"), (("a", "b"), (), "no folder .*caltech-101/test")])
-def test_a_tree_that_is_wrong_is_named(train, test, said, tmp_path):
-    lay_out(tmp_path / "caltech-101/train", train), lay_out(tmp_path / "caltech-101/test", test)
-    with pytest.raises(InputError, match=said):
+WRONG_FOLDERS = [
+    (("a", "b"), ("a", "x"), "class folder 'x' has no counterpart"),
+    (("a",), ("a",), "a classifier needs two or more"),
+    (("a", "b"), (), "no folder .*caltech-101.test"),
+]
+
+
+@pytest.mark.parametrize("train, test, message", WRONG_FOLDERS)
+def test_wrong_folders_are_named(train, test, message, tmp_path):
+    lay_out(tmp_path / "caltech-101/train", train)
+    lay_out(tmp_path / "caltech-101/test", test)
+    with pytest.raises(InputError, match=message):
         load_dataset("caltech101", root=tmp_path)

@@ -34,7 +34,7 @@ class Classifier(nn.Module):
     def features(self,
                  images:Tensor, # (B,C,H,W) in [0,1]
                 ) -> Tensor: # (B,F)
-        "What the head sees."
+        "The features, which are the head's input."
         return self.backbone((images - self.mean) / self.std)
 
     def forward(self,
@@ -62,7 +62,8 @@ def build_classifier(arch:str, # one of `EXAMPLES`, or with another width
     backbone = parse_architecture(arch)[0]
     family = getattr(backbone, "func", backbone)
     init = check_name("initialisation", init or DEFAULT_INITS.get(family, "he"), INITS)
-    if init == "imagenet" and family != alexnet_backbone: raise InputError(f"{arch} cannot start from ImageNet; alexnet and alexnet-flat can")
+    if init == "imagenet" and family != alexnet_backbone:
+        raise InputError(f"{arch} cannot start from ImageNet; alexnet and alexnet-flat can")
     with seeded("weights", arch, seed): return Classifier(card | dict(init=init)).apply(INITS[init]).eval()
 
 # %% ../../nbs/0_core/09_classifiers.ipynb #16e39fb3
@@ -74,10 +75,11 @@ def image_shape(model:nn.Module # a classifier
 def check_fits(model:nn.Module, # a classifier
                images:Tensor, # (B,C,H,W) in [0,1]
               ):
-    "Refuse what are no images, or none of the model's shape."
+    "Refuse input that is not a batch of images of the model's shape."
     check_images(images)
     if tuple(images.shape[1:]) != image_shape(model):
-        raise InputError(f"images are {tuple(images.shape[1:])}, but {model.card['arch']} was built for {image_shape(model)}")
+        shape, arch = tuple(images.shape[1:]), model.card["arch"]
+        raise InputError(f"images are {shape}, but {arch} was built for {image_shape(model)}")
 
 # %% ../../nbs/0_core/09_classifiers.ipynb #b6d3f501
 @torch.no_grad()
@@ -85,32 +87,35 @@ def predict(model:nn.Module, # a classifier
             images:Tensor, # (B,C,H,W) in [0,1]
             batch:int=256, # images at a time
            ) -> Tensor: # (B,K) probabilities, each row sums to 1
-    "The probabilities that a classifier gives."
+    "The probabilities of the classes."
     check_fits(model, images)
     return torch.cat([model(part.to(model.mean.device)).softmax(1).cpu() for part in images.split(batch)])
 
 # %% ../../nbs/0_core/09_classifiers.ipynb #6c2130c3
 def check_finite(model:nn.Module, # a classifier
                 ) -> nn.Module: # the same
-    "Return the model if all its weights are finite, else name the first that is not."
+    "Return the model if all its weights are finite, else raise an error with the first tensor that is not."
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"the model's {name} holds NaN or infinite values; train it again, with a lower learning rate")
+            raise InputError(f"the model's {name} holds NaN or infinite values; "
+                             "train it again, with a lower learning rate")
     return model
 
 def with_weights(model:nn.Module, # changed in place
                  tensors:dict, # name -> Tensor
                  path, # where they came from, for an error message
                 ) -> nn.Module: # the same, in eval mode
-    "Put weights into a model; those that do not fit or are not finite raise an `InputError`."
+    "Load weights into a model; weights that do not fit or are not finite raise an `InputError`."
     try: model.load_state_dict(tensors)
-    except RuntimeError as error: raise InputError(f"{path}: its weights do not fit its card ({str(error).splitlines()[-1].strip()})") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path}: its weights do not fit its card ({reason})") from None
     return check_finite(model).eval()
 
 # %% ../../nbs/0_core/09_classifiers.ipynb #9b1b131d
 def tensors_hash(tensors:dict # name -> Tensor
                 ) -> str: # 64 hexadecimal digits
-    "The SHA-256 of tensors and their names, in any order."
+    "The SHA-256 hash of tensors and their names, independent of their order."
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -119,28 +124,32 @@ def tensors_hash(tensors:dict # name -> Tensor
 
 def save_hashed(path, # a .safetensors file
                 tensors:dict, # name -> Tensor
-                card:dict): # what to know about them; anything JSON can write
-    "Write tensors and their card, which gains their hash."
+                card:dict, # their description; anything JSON can write
+               ):
+    "Write tensors and their card, with a hash of the tensors in the card."
     save_tensors(path, tensors, card | dict(hash=tensors_hash(tensors)))
 
 def load_hashed(path # a file that `save_hashed` wrote
                ) -> tuple: # (name -> Tensor, card without the hash)
-    "Read tensors and card; refuse tensors that the card was not written for."
+    "Read tensors and card; refuse tensors with another hash than the card's."
     tensors, card = load_tensors(path)
     if card.pop("hash", None) != tensors_hash(tensors):
-        raise InputError(f"{path}: the hash of its tensors is missing or wrong; they are not what was saved, make the file again")
+        raise InputError(f"{path}: the hash of its tensors is missing or wrong; they are not what was saved, "
+                         "make the file again")
     return tensors, card
 
-# %% ../../nbs/0_core/09_classifiers.ipynb #85944a79
+# %% ../../nbs/0_core/09_classifiers.ipynb #866281c0
 def versions() -> dict: # name -> version
     "The versions on which a network's weights depend."
-    import torchvision # here, as it takes seconds
-    return dict(python=platform.python_version(), torch=str(torch.__version__), torchvision=torchvision.__version__, semsim=semsim.__version__)
+    import torchvision # takes long to import
+    return dict(python=platform.python_version(), torch=str(torch.__version__),
+                torchvision=torchvision.__version__, semsim=semsim.__version__)
 
-# %% ../../nbs/0_core/09_classifiers.ipynb #866281c0
+# %% ../../nbs/0_core/09_classifiers.ipynb #ff20cc54
 def save_classifier(path, # a .safetensors file
-                    model:Classifier):
-    "Write weights and card."
+                    model:Classifier, # trained or untrained
+                   ):
+    "Write a classifier's weights and card."
     save_hashed(path, model.state_dict(), dict(versions=versions()) | model.card)
 
 def load_classifier(path # a file that `save_classifier` wrote
@@ -148,5 +157,6 @@ def load_classifier(path # a file that `save_classifier` wrote
     "Read a classifier back."
     tensors, card = load_hashed(path)
     try: model = Classifier(card)
-    except KeyError as missing: raise InputError(f"{path}: its card has no {missing}; it is not a semsim classifier") from None
+    except KeyError as missing:
+        raise InputError(f"{path}: its card has no {missing}; it is not a semsim classifier") from None
     return with_weights(model, tensors, path)

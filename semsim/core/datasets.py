@@ -154,6 +154,7 @@ def _folder_ids(folder, paths):
         seen.add(name)
     return ids
 
+# %% ../../nbs/0_core/04_datasets.ipynb #ae02baa1
 def read_class_folders(folder, # a folder with a folder for each class
                        classes=None, # class names by number; None to take them from the folders
                        size:int=None, # side in pixels, None to keep
@@ -225,6 +226,9 @@ class Published:
     test: str # the same for held-out images
     size: int # side in pixels to which the paper resizes
 
+
+
+# %% ../../nbs/0_core/04_datasets.ipynb #00eb64a5
 PUBLISHED = {
     "caltech101": Published("caltech-101/train", "caltech-101/test", 64),
     "imagenette": Published("imagenette2/train", "imagenette2/val", 112),

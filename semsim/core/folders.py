@@ -44,6 +44,7 @@ def _id_and_label(key):
     parts = re.fullmatch(r"(.+)_(\d+)", key)
     return (parts[1], int(parts[2])) if parts else (key, None)
 
+# %% ../../nbs/0_core/05_folders.ipynb #6c218031
 def pair_files(originals, # folder with the originals
                reconstructions, # folder with the reconstructions; may be the same one
               ) -> pd.DataFrame: # columns: id, label (a number or None), original, reconstruction (paths); sorted by id
@@ -115,7 +116,6 @@ class FolderLayout:
                          folder:Path, # the whole folder
                         ) -> tuple: # (folder of the models' folders, folder of the originals); None: no such pair
         "One folder of originals for all models, if the layout has one; here there is none."
-        return None
 
     def originals_folder(self,
                          folder:Path, # of one model's reconstructions

@@ -116,6 +116,9 @@ def enter(self:Manifest,
         self.written[task] = dict(sha256=str(entry["sha256"]), bytes=size, seconds=seconds)
         self.failed.pop(task, None)
 
+
+
+# %% ../../nbs/0_core/11_tasks.ipynb #3a932656
 @patch
 def append(self:Manifest,
            entry:dict, # one line
@@ -148,6 +151,9 @@ def entry_of(path:Path, # a result's file
     content = path.read_bytes()
     return dict(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), seconds=round(seconds, 3))
 
+
+
+# %% ../../nbs/0_core/11_tasks.ipynb #06ed6853
 @patch
 def intact(self:Manifest,
            task:Task,
@@ -285,6 +291,9 @@ def error_of(error:Exception) -> dict: # error, hopeless, errno
     line = " ".join(f"{kind}{error}".split())
     return dict(error=line[:2000], hopeless=hopeless, errno=getattr(error, "errno", None))
 
+
+
+# %% ../../nbs/0_core/11_tasks.ipynb #8dfe3127
 def make_task(make, # writes the file
               args:tuple, # its arguments
               path:Path, # the file
@@ -322,17 +331,26 @@ class Schedule:
             for need in self.lacking[path]: self.later[need].append(path)
         self.ready = deque(path for path, needs in self.lacking.items() if not needs)
 
-    def done(self, path:Path): # of a task
-        "Record that a task is done."
-        for later in self.later[path]:
-            self.lacking[later].discard(path)
-            if not self.lacking[later] and later not in self.missing: self.ready.append(later)
+# %% ../../nbs/0_core/11_tasks.ipynb #76ddb547
+@patch
+def done(self:Schedule,
+         path:Path, # of a task
+        ):
+    "Record that a task is done."
+    for later in self.later[path]:
+        self.lacking[later].discard(path)
+        if not self.lacking[later] and later not in self.missing: self.ready.append(later)
 
-    def failed(self, path:Path, why:str, hopeless:bool): # of a task, the error, whether a retry is pointless
-        "Record that a task failed; try it again or give it up."
-        self.tries[path] += 1
-        if not hopeless and self.tries[path] <= self.retries: self.ready.append(path)
-        else: self.give_up(path, why)
+@patch
+def failed(self:Schedule,
+           path:Path, # of a task
+           why:str, # the error
+           hopeless:bool, # True: another attempt would fail too
+          ):
+    "Record that a task failed; try it again or give it up."
+    self.tries[path] += 1
+    if not hopeless and self.tries[path] <= self.retries: self.ready.append(path)
+    else: self.give_up(path, why)
 
 # %% ../../nbs/0_core/11_tasks.ipynb #cf721d81
 @patch
@@ -380,6 +398,7 @@ def outcomes(executor, plan:Schedule): # pairs (path, result as `make_task` retu
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")
 DISK_ERRORS = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 
+
 def check_disk(found:dict, # what `make_task` returned
                path:Path, # of the task
                done:int, # number of finished tasks
@@ -389,6 +408,9 @@ def check_disk(found:dict, # what `make_task` returned
     reason = os.strerror(found["errno"])
     raise OSError(found["errno"], f"{reason}; {done} tasks are done and kept, run again when it is mended", str(path))
 
+
+
+# %% ../../nbs/0_core/11_tasks.ipynb #25fe5307
 def run_tasks(tasks:list, # the whole plan
               executor, # any `concurrent.futures.Executor`
               manifest:Manifest, # of the folder

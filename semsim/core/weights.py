@@ -26,6 +26,9 @@ class Weights:
     source: str # author and licence
     url: str = "" # where to download the last of the files; "" for weights in the package
 
+
+
+# %% ../../nbs/0_core/03_weights.ipynb #eb873754
 _PYTORCH = "https://download.pytorch.org/models"
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 

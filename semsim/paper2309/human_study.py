@@ -411,11 +411,10 @@ def write_human_study(folder, # where to; created if needed
         annotations.to_csv(second, index=False)
     counts = f"{scores.model.nunique()} models x {scores.original.nunique()} originals"
     quoted = " ".join(shlex.quote(str(path)) for path in paths)
-    told = "--lower mse255 --lower dreamsim" # the directions of the columns that are no metric of this package
     return [f"{len(scores)} reconstructions ({counts}): five metrics in {paths[0]}, five people's answers and the flag "
             f"in {paths[1]}",
             f"Origin: {HUMAN_STUDY_ORIGIN}",
-            f"Next: semsim analyse {quoted} --target flag {told}"]
+            f"Next: semsim analyse {quoted} --human flag"]
 
 # %% ../../nbs/paper/01_human_study.ipynb #bfcb202a
 def model_means(scores:pd.DataFrame, # from `read_human_study`
