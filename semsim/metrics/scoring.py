@@ -271,6 +271,12 @@ def first_readable(pairs:Pairs) -> Tensor: # (1,C,H,W)
         if read: return read[1]
     raise InputError("no pair with two readable files is left")
 
+def smallest_side(images:Tensor, # (B,C,H,W)
+                  align:bool, # are windows compared in place of whole images?
+                 ) -> int: # in pixels
+    "The smaller side of what is compared."
+    return min((middle(images) if align else images).shape[-2:])
+
 def check_labels(classifier, table:pd.DataFrame):
     "Refuse labels that are none of the classifier's classes."
     classes = classifier.card["classes"]
@@ -341,8 +347,7 @@ def score(originals, # tensor (N,C,H,W) in [0,1], array, folder, or a manifest w
     "Score reconstructions pair by pair."
     pairs = pairs_of(originals, reconstructions, owners, labels, skip_bad)
     first = first_readable(pairs)
-    side = min((middle(first) if align else first).shape[-2:])
-    wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), side)
+    wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), smallest_side(first, align))
     _check_classifier(classifier, pairs, first, align, device)
     values = {metric.name: np.full(len(pairs.table), np.nan) for metric in wanted}
     done = np.zeros(len(pairs.table), bool)
