@@ -349,17 +349,20 @@ def score(originals, # tensor (N,C,H,W) in [0,1], array, folder, or a manifest w
     first = first_readable(pairs)
     wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), smallest_side(first, align))
     _check_classifier(classifier, pairs, first, align, device)
-    values = {metric.name: np.full(len(pairs.table), np.nan) for metric in wanted}
-    done = np.zeros(len(pairs.table), bool)
+    n = len(pairs.table)
+    values, done = {metric.name: np.full(n, np.nan) for metric in wanted}, np.zeros(n, bool)
     with kept(pairs.table, values, done, wanted, out):
         for rows, part in scored_parts(pairs, wanted, first.shape[1:], classifier, align, device, batch):
             for name in part: values[name][rows] = part[name]
             done[rows] = True
-    scores = scored_table(pairs.table, values, done, wanted)
+    return _written(scored_table(pairs.table, values, done, wanted), out)
+
+# %% ../../nbs/2_metrics/05_scoring.ipynb #ae69486e
+def _written(scores, out):
+    "The scores, which are written if there is a file for them."
     if out: write_table(scores, out)
     return scores
 
-# %% ../../nbs/2_metrics/05_scoring.ipynb #ae69486e
 def _check_classifier(classifier, pairs, first, align, device):
     "Refuse a classifier that does not fit the labels or the images."
     if classifier is None: return
