@@ -188,6 +188,7 @@ def extractor_of(metric, classifier): # function of images, or None
     "What maps images to the input of the metric's function: `None` for the images themselves."
     return classifier.features if metric.embed == CLASSIFIER else metric.embed
 
+# %% ../../nbs/2_metrics/05_scoring.ipynb #2396e5d8
 @torch.no_grad()
 def galleries_of(metrics:list, # of `Metric`
                  pairs:Pairs,
