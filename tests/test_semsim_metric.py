@@ -1,4 +1,4 @@
-"""The metric SemSim from outside its notebook: files that were tampered with, derivatives, one embedding for each image, the metrics that ship."""
+"""SemSim: changed files are refused, derivatives, one embedding for each image, and the networks that are bundled."""
 
 import hashlib
 from dataclasses import asdict
@@ -28,7 +28,13 @@ def images(count, size=16):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
 
 
-@pytest.mark.parametrize("change, said", [(dict(format="semsim-1"), "not a SemSim checkpoint of this version"), (dict(hash="0" * 64), "hash of its tensors")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(format="semsim-1"), "not a SemSim checkpoint of this version"),
+        (dict(hash="0" * 64), "hash of its tensors"),
+    ],
+)
 def test_a_file_that_was_changed_is_refused(metric, tmp_path, change, said):
     path = tmp_path / "metric.safetensors"
     metric.save(path)
@@ -84,7 +90,8 @@ def test_calibration_of_one_kind_or_nothing_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_it_moves_to_a_gpu(metric):
     pair = images(4)
-    torch.testing.assert_close(metric.cuda()(pair.cuda(), pair.flip(0).cuda()).cpu(), metric.cpu()(pair, pair.flip(0)), atol=1e-4, rtol=0)
+    on_gpu = metric.cuda()(pair.cuda(), pair.flip(0).cuda()).cpu()
+    torch.testing.assert_close(on_gpu, metric.cpu()(pair, pair.flip(0)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +100,8 @@ def test_what_ships_is_small_and_says_what_it_is(name):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.stat().st_size <= 25e6 and WEIGHTS[name].files[path.name] == digest and digest in card
     metric = SemSim.load(name)
-    assert "machine panel" in metric.card["annotator"] and "machine panel" in metric.calibration.annotator and "No person" in card
+    assert "machine panel" in metric.card["annotator"] and "machine panel" in metric.calibration.annotator
+    assert "No person" in card
     assert "people" not in metric.card["annotator"] and metric.card["name"] == name
     same = images(3, metric.card["size"])
     assert metric.score(same, same).max() < 1e-3

@@ -125,6 +125,7 @@ def draw(self:ScoreReport,
     return contact_sheet(path, originals, reconstructions, leakiest.id.tolist(), leakiest[self.sort].tolist(),
                          self.sort, higher, of=len(self.scores))
 
+# %% ../../nbs/2_metrics/09_score_report.ipynb #8d1e8152
 @patch
 def write(self:ScoreReport,
           folder, # for scores.csv, scores.parquet and contact_sheet.png

@@ -188,6 +188,7 @@ def extractor_of(metric, classifier): # function of images, or None
     "What maps images to the input of the metric's function: `None` for the images themselves."
     return classifier.features if metric.embed == CLASSIFIER else metric.embed
 
+# %% ../../nbs/2_metrics/05_scoring.ipynb #2396e5d8
 @torch.no_grad()
 def galleries_of(metrics:list, # of `Metric`
                  pairs:Pairs,
@@ -271,6 +272,12 @@ def first_readable(pairs:Pairs) -> Tensor: # (1,C,H,W)
         if read: return read[1]
     raise InputError("no pair with two readable files is left")
 
+def smallest_side(images:Tensor, # (B,C,H,W)
+                  align:bool, # are windows compared in place of whole images?
+                 ) -> int: # in pixels
+    "The smaller side of what is compared."
+    return min((middle(images) if align else images).shape[-2:])
+
 def check_labels(classifier, table:pd.DataFrame):
     "Refuse labels that are none of the classifier's classes."
     classes = classifier.card["classes"]
@@ -341,20 +348,22 @@ def score(originals, # tensor (N,C,H,W) in [0,1], array, folder, or a manifest w
     "Score reconstructions pair by pair."
     pairs = pairs_of(originals, reconstructions, owners, labels, skip_bad)
     first = first_readable(pairs)
-    side = min((middle(first) if align else first).shape[-2:])
-    wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), side)
+    wanted = chosen(metrics, "pair", protocol, given_of(pairs, classifier), smallest_side(first, align))
     _check_classifier(classifier, pairs, first, align, device)
-    values = {metric.name: np.full(len(pairs.table), np.nan) for metric in wanted}
-    done = np.zeros(len(pairs.table), bool)
+    n = len(pairs.table)
+    values, done = {metric.name: np.full(n, np.nan) for metric in wanted}, np.zeros(n, bool)
     with kept(pairs.table, values, done, wanted, out):
         for rows, part in scored_parts(pairs, wanted, first.shape[1:], classifier, align, device, batch):
             for name in part: values[name][rows] = part[name]
             done[rows] = True
-    scores = scored_table(pairs.table, values, done, wanted)
+    return _written(scored_table(pairs.table, values, done, wanted), out)
+
+# %% ../../nbs/2_metrics/05_scoring.ipynb #ae69486e
+def _written(scores, out):
+    "The scores, which are written if there is a file for them."
     if out: write_table(scores, out)
     return scores
 
-# %% ../../nbs/2_metrics/05_scoring.ipynb #ae69486e
 def _check_classifier(classifier, pairs, first, align, device):
     "Refuse a classifier that does not fit the labels or the images."
     if classifier is None: return

@@ -173,6 +173,7 @@ def read_pairs(self:SemSim,
     owners, originals = pd.factorize(answers.original_path)
     return read(originals), read(answers.reconstruction_path), torch.from_numpy(owners)
 
+# %% ../../nbs/2_metrics/03_semsim.ipynb #097e5dbc
 @patch
 def calibrate(self:SemSim,
               answers:pd.DataFrame, # columns original_path, reconstruction_path, recognised (a share in [0,1])
