@@ -6,50 +6,61 @@
 __all__ = ['agreement']
 
 # %% ../../nbs/4_analysis/03_intervals.ipynb #0ef76dfe
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..core.errors import InputError, check_name
 from .correlation import LEVELS, STATISTICS, correlations
-from .frames import Rows, checked_rows, directions
+from .frames import checked_rows, directions
 from .resampling import FACETS, _means, _within, draws, interval, resample, smooth
 
 # %% ../../nbs/4_analysis/03_intervals.ipynb #03b5b6bd
-def _circumstances(rows, k, level, coefficient, units):
+def _within_details(values, coefficient):
+    "Points, undefined originals and p-value of the correlations (O,) within originals"
+    from scipy import stats
+    defined = values[~np.isnan(values)]
+    enough = len(defined) > 1 and np.ptp(defined) > 0
+    no_agreement = .5 if coefficient == "auc" else 0
+    p = stats.ttest_1samp(defined, no_agreement).pvalue if enough else np.nan
+    note = "" if len(defined) else "no original in which metric and target score both vary"
+    return dict(pvalue=p, n=len(defined), undefined=len(values) - len(defined), note=note)
+
+def _details(rows, k, level, coefficient, within):
     "Points, undefined originals, p-value, and why something is undefined"
-    if level == "original":
-        defined = units[~np.isnan(units)]
-        enough = len(defined) > 1 and np.ptp(defined) > 0
-        p = stats.ttest_1samp(defined, .5 if coefficient == "auc" else 0).pvalue if enough else np.nan
-        note = "" if len(defined) else "no original in which metric and annotator score both vary"
-        return dict(pvalue=p, n=len(defined), undefined=len(units) - len(defined), note=note)
+    if level == "original": return _within_details(within, coefficient)
     if level == "image":
         note = correlations(rows.values[k], rows.target).undefined.iloc[0]
         return dict(pvalue=np.nan, n=len(rows.target), undefined=0, note=note)
-    found = correlations(*_means(np.stack([rows.grid(v) for v in (rows.values[k], rows.target)]), np.ones((len(rows.originals), 1)))[:, 0]).loc[coefficient]
+    grids = np.stack([rows.grid(values) for values in (rows.values[k], rows.target)])
+    metric, target = _means(grids, np.ones((len(rows.originals), 1)))[:, 0]
+    found = correlations(metric, target).loc[coefficient]
     return dict(pvalue=found.pvalue, n=len(rows.models), undefined=0, note=found.undefined)
 
 def _few_models(found, n_models):
-    "The same, undefined if the models are too few"
+    "The same row, undefined if there are too few models"
     if n_models >= 4: return found
-    return found | dict(statistic=np.nan, low=np.nan, high=np.nan, pvalue=np.nan, note=f"{n_models} models: a correlation between models needs at least 4")
+    undefined = dict.fromkeys(("statistic", "low", "high", "pvalue"), np.nan)
+    return found | undefined | dict(note=f"{n_models} models: a correlation between models needs at least 4")
 
 # %% ../../nbs/4_analysis/03_intervals.ipynb #80c9868d
 def _set_rows(rows, model_scores, higher_is_leakier):
-    "The same rows with the values of metrics that have one a model, repeated for each original"
+    "The same rows with metrics that have one value for a model, repeated for each original"
     missing = rows.models.difference(model_scores.index)
-    if len(missing): raise InputError(f"model_scores has no row for {', '.join(map(str, missing))}: index it by model and add it")
+    if len(missing):
+        raise InputError(f"model_scores has no row for {', '.join(map(str, missing))}: index it by model and add it")
     table = model_scores.loc[rows.models]
     bad = table.columns[~np.isfinite(table.to_numpy(float)).all(0)]
-    if len(bad): raise InputError(f"{bad[0]!r} of model_scores is not a finite number for every model: mend it or leave it out")
+    if len(bad):
+        advice = "correct it or leave it out"
+        raise InputError(f"{bad[0]!r} of model_scores is not a finite number for every model: {advice}")
     higher = directions(table.columns, higher_is_leakier)
     signs = np.array([1 if higher[name] else -1 for name in table])
-    return Rows(list(table), signs[:, None] * table.to_numpy(float).T[:, rows.model], rows.target, rows.original, rows.model, rows.originals, rows.models, signs, rows.dropped)
+    values = signs[:, None] * table.to_numpy(float).T[:, rows.model]
+    return replace(rows, metrics=list(table), values=values, signs=signs)
 
 # %% ../../nbs/4_analysis/03_intervals.ipynb #44375e5b
 def _coefficients(rows, level):
@@ -57,26 +68,49 @@ def _coefficients(rows, level):
     yes_or_no = np.isin(rows.target, (0, 1)).all()
     return [*STATISTICS, "auc"] if yes_or_no and level != "model" else list(STATISTICS)
 
+def _raw(statistic, coefficient, sign):
+    "The statistic with the metric's own sign"
+    if coefficient == "auc": return 1 - statistic if sign < 0 else statistic
+    return sign * statistic
+
 def _level_rows(rows, target, level, drawn, confidence):
     "Rows of the table for one level and every facet"
     names = _coefficients(rows, level)
-    found = resample(rows, level, names, drawn)
-    units = _within(rows, names, None)(None, np.ones((len(rows.models), 1))) if level == "original" else None
+    resampled, within = resample(rows, level, names, drawn), None
+    if level == "original": within = _within(rows, names, None)(None, np.ones((len(rows.models), 1)))
     table = []
     for facet, name, (k, metric) in product(drawn, names, enumerate(rows.metrics)):
-        row = interval(found[facet][name][k], drawn[facet], confidence, smooth(level, name)) | _circumstances(rows, k, level, name, None if units is None else units[name][k, :, 0])
+        row = interval(resampled[facet][name][k], drawn[facet], confidence, smooth(level, name))
+        row |= _details(rows, k, level, name, within[name][k, :, 0] if within else None)
         if level == "model": row = _few_models(row, len(rows.models))
-        raw = (1 - row["statistic"] if rows.signs[k] < 0 else row["statistic"]) if name == "auc" else rows.signs[k] * row["statistic"]
-        table.append(dict(metric=metric, target=target, level=level, coefficient=name, facet=facet, **row, raw=raw))
+        about = dict(metric=metric, target=target, level=level, coefficient=name, facet=facet)
+        table.append(about | row | dict(raw=_raw(row["statistic"], name, rows.signs[k])))
     return table
 
-# %% ../../nbs/4_analysis/03_intervals.ipynb #fa221798
-_COLUMNS = ("metric human level coefficient facet statistic low high pvalue raw n undefined dropped originals models "
-            "n_resamples undefined_resamples method estimand note").split()
+# %% ../../nbs/4_analysis/03_intervals.ipynb #ab44b10b
+_COLUMNS = [
+    "metric", "target", "level", "coefficient", "facet", "statistic", "low", "high", "pvalue", "raw", "n", "undefined",
+    "dropped", "originals", "models", "n_resamples", "undefined_resamples", "method", "estimand", "note",
+]
 
+def _set_metric_rows(rows, target, drawn, confidence):
+    "Rows of the table for metrics with one value for a model"
+    table = _level_rows(rows, target, "model", drawn, confidence)
+    for row in table:
+        if row["facet"] == "models": continue
+        note = row["note"] or "one value a model: originals not drawn again"
+        row |= dict(low=np.nan, high=np.nan, method="", undefined_resamples=0, note=note)
+    return table
+
+def _draws_by_facet(rows, facet, n_resamples, seed):
+    "facet -> draws, for one facet or for \"all\""
+    facets = FACETS if facet == "all" else (facet,)
+    return {one: draws(len(rows.originals), len(rows.models), one, n_resamples, seed) for one in facets}
+
+# %% ../../nbs/4_analysis/03_intervals.ipynb #b31a2b55
 def agreement(
-    scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, a column for each metric, the annotator score
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
+    scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, a column for each metric, the target score
+    target:str, # column of the target score, in [0, 1], higher = more recognised
     metrics, # column names of the metrics
     higher_is_leakier:dict=None, # for columns that are no metric of this project: True where higher means more leakage
     level:str="all", # "model", "image", "original", or "all"
@@ -84,20 +118,21 @@ def agreement(
     n_resamples:int=2000, # drawn studies
     seed:int=0, # of the draws; the same for every metric
     confidence:float=.95, # of the intervals, in (0, 1)
-    model_scores:pd.DataFrame=None, # metrics with one value a model: index model, a column a metric
-)->pd.DataFrame: # a row for each metric, level, coefficient and facet; `statistic`, `low`, `high`: higher = agrees better
+    model_scores:pd.DataFrame=None, # metrics with one value for a model: index model, a column a metric
+)->pd.DataFrame: # a row for each metric, level, coefficient and facet; higher `statistic` = agrees better
     "How well metrics agree with the annotators, with intervals."
-    check_name("level", level, (*LEVELS, "all")); check_name("facet", facet, (*FACETS, "all"))
-    rows, table = checked_rows(scores, target, metrics, higher_is_leakier), []
-    drawn = {one: draws(len(rows.originals), len(rows.models), one, n_resamples, seed) for one in (FACETS if facet == "all" else (facet,))}
-    for where in LEVELS if level == "all" else (level,):
-        table += _level_rows(rows, target, where, drawn, confidence)
-        if where != "model" or model_scores is None: continue
-        bare = dict(low=np.nan, high=np.nan, method="", undefined_resamples=0)
-        found = _level_rows(_set_rows(rows, model_scores, higher_is_leakier), target, where, drawn, confidence)
-        table += [row if row["facet"] == "models" else row | bare | dict(note=row["note"] or "one value a model: originals not drawn again") for row in found]
-    frame = pd.DataFrame(table).assign(dropped=rows.dropped, originals=len(rows.originals), models=len(rows.models), n_resamples=n_resamples)
-    return frame.assign(estimand=frame.facet.map(FACETS))[_COLUMNS]
+    check_name("level", level, (*LEVELS, "all"))
+    check_name("facet", facet, (*FACETS, "all"))
+    rows = checked_rows(scores, target, metrics, higher_is_leakier)
+    drawn = _draws_by_facet(rows, facet, n_resamples, seed)
+    table = []
+    for one in LEVELS if level == "all" else (level,):
+        table += _level_rows(rows, target, one, drawn, confidence)
+        if one == "model" and model_scores is not None:
+            set_rows = _set_rows(rows, model_scores, higher_is_leakier)
+            table += _set_metric_rows(set_rows, target, drawn, confidence)
+    frame = pd.DataFrame(table).assign(dropped=rows.dropped, originals=len(rows.originals), models=len(rows.models))
+    return frame.assign(n_resamples=n_resamples, estimand=frame.facet.map(FACETS))[_COLUMNS]
 
 # %% ../../nbs/4_analysis/03_intervals.ipynb #c50566bb
 class Interval(NamedTuple):
@@ -107,23 +142,29 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    "One line of a table of this step, in scipy's manner."
+    "One row of a table of this folder, with scipy's names."
     statistic: float # oriented: higher = agrees better
     interval: Interval # of the statistic
     pvalue: float # two-sided; NaN where there is none
     n: int # points
     estimand: str # what the interval speaks of
-    row: dict # everything else in that line
+    row: dict # everything else in that row
 
+# %% ../../nbs/4_analysis/03_intervals.ipynb #b60d852d
 def result(
-    table:pd.DataFrame, # from `agreement`, `compare` or `ceiling`
+    table:pd.DataFrame, # from `agreement`, `compare` or `noise_ceiling`
     **where, # column=value, enough of them to leave one row
 )->Result:
     "The one row of a table that fits."
     for name in where: check_name("column", name, table.columns)
-    found = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])] if where else table
+    fits = np.ones(len(table), bool)
+    for name, value in where.items(): fits &= (table[name] == value).to_numpy()
+    found = table[fits]
     if len(found) != 1:
-        several = [name for name in found if name in ("metric", "other", "human", "level", "coefficient", "facet") and found[name].nunique() > 1]
-        raise InputError(f"{len(found)} rows fit {where}: " + (f"name {', '.join(several)} as well" if several else "look at the table for what there is"))
+        keys = found.columns.intersection(["metric", "other", "target", "level", "coefficient", "facet"], sort=False)
+        several = [name for name in keys if found[name].nunique() > 1]
+        advice = f"name {', '.join(several)} as well" if several else "look at the table for what there is"
+        raise InputError(f"{len(found)} rows fit {where}: {advice}")
     row = found.iloc[0].to_dict()
-    return Result(row["statistic"], Interval(row["low"], row["high"]), row["pvalue"], int(row["n"]), row["estimand"], row)
+    bounds = Interval(row["low"], row["high"])
+    return Result(row["statistic"], bounds, row["pvalue"], int(row["n"]), row["estimand"], row)

@@ -6,21 +6,25 @@
 __all__ = []
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #297e629a
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from ..core.errors import InputError, check_name
+from ..core.seeds import available_cores
+from ..core.statistics import percentile_interval, resample_weights
 from .frames import Rows
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #c7c899f7
-FACETS = {"originals": "these models, other originals", "models": "models like these, these originals", "both": "models like these, other originals"}
+FACETS = {
+    "originals": "these models, other originals",
+    "models": "models like these, these originals",
+    "both": "models like these, other originals",
+}
 
 class Draws(NamedTuple):
     "How often each original and each model is in each of R resamples; the first is the study itself."
@@ -28,6 +32,7 @@ class Draws(NamedTuple):
     models: np.ndarray # (M,R), or (M,1)
     jackknife: int # how many of the last columns leave one original out
 
+# %% ../../nbs/4_analysis/02_resampling.ipynb #db0c2c3f
 def draws(
     n_originals:int, # in the study
     n_models:int, # in the study
@@ -37,13 +42,14 @@ def draws(
 )->Draws:
     "Draw a study again, many times."
     check_name("facet", facet, FACETS)
-    if n_resamples < 1: raise InputError(f"n_resamples is {n_resamples}: an interval needs at least 1 resample, and 1000 are usual")
-    if facet != "models" and n_originals < 3: raise InputError(f"{n_originals} originals are too few to resample: score the reconstructions of at least 3")
-    def drawn(kind, n): return np.random.default_rng([seed, kind]).multinomial(n, np.full(n, 1 / n), size=n_resamples).T
-    once = np.ones((n_originals, 1)), np.ones((n_models, 1))
-    one_out = 1. - np.eye(n_originals) if facet == "originals" else np.empty((n_originals, 0))
-    return Draws(once[0] if facet == "models" else np.hstack([once[0], drawn(0, n_originals), one_out]),
-                 once[1] if facet == "originals" else np.hstack([once[1], drawn(1, n_models)]), one_out.shape[1])
+    if facet != "models" and n_originals < 3:
+        raise InputError(f"{n_originals} originals are too few to resample: score the reconstructions of at least 3")
+    originals, models, left_out = np.ones((n_originals, 1)), np.ones((n_models, 1)), np.empty((n_originals, 0))
+    if facet != "models": originals = resample_weights(n_originals, n_resamples, np.random.default_rng([seed, 0]))
+    if facet != "originals": models = resample_weights(n_models, n_resamples, np.random.default_rng([seed, 1]))
+    if facet == "originals": left_out = 1. - np.eye(n_originals)
+    originals = np.ascontiguousarray(np.hstack([originals, left_out]))
+    return Draws(originals, models, left_out.shape[1])
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #050fa313
 def _ratio(a, b):
@@ -53,31 +59,34 @@ def _ratio(a, b):
 
 _local = threading.local()
 
-def _kept(name, shape, dtype=float):
-    "An array that the thread keeps under this name: asking the system for memory again and again would cost more than the sums"
+def _buffer(name, shape, dtype=float):
+    "An array that this thread reuses under this name; its old content is undefined"
     arrays = _local.__dict__
-    if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != dtype: arrays[name] = np.empty(shape, dtype)
+    known = arrays.get(name)
+    if known is None or known.shape != shape or known.dtype != dtype: arrays[name] = np.empty(shape, dtype)
     return arrays[name]
 
-def _times(pairs, w):
-    "(G,K,M) times (G or 1,M,R), in a kept array: to be used up before the next call"
-    found = _kept("times", (*pairs.shape[:-1], w.shape[-1]), w.dtype)
+def _weighted(pairs, w):
+    "(G,K,M) times (G or 1,M,R), in a buffer that the next call overwrites"
+    found = _buffer("weighted", (*pairs.shape[:-1], w.shape[-1]), w.dtype)
     if len(w) > 1: return np.matmul(pairs, w, out=found)
     np.matmul(pairs.reshape(-1, pairs.shape[-1]), w[0], out=found.reshape(-1, w.shape[-1]))
     return found
 
 def _dot(*factors):
-    "Sum of products over the points"
-    return np.einsum(",".join(["gmr"] * len(factors)) + "->gr", *np.broadcast_arrays(*factors)).astype(float)
+    "(G,R) sum of products over the points"
+    subscripts = ",".join(["gmr"] * len(factors)) + "->gr"
+    return np.einsum(subscripts, *np.broadcast_arrays(*factors)).astype(float)
 
 def _signs(x):
-    "(...,M,M) signs of all differences, in half the memory: their sums are small whole numbers, so nothing is rounded"
+    "(...,M,M) signs of all differences; float32 is exact for their sums, which are small whole numbers"
     return np.sign(x[..., :, None] - x[..., None, :]).astype(np.float32)
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #8e69c075
 def _tied(signs):
     "Whether any two points of a group have the same value"
-    return np.count_nonzero(signs) < signs.size // signs.shape[-1] * (signs.shape[-1] - 1)
+    n = signs.shape[-1]
+    return np.count_nonzero(signs) < signs.size // n * (n - 1)
 
 def _rank_squares(ranks, w, tied):
     "Sums of squared ranks of each group, under each weighting"
@@ -86,31 +95,36 @@ def _rank_squares(ranks, w, tied):
 
 def _sign_squares(signs, w, tied):
     "Sums of squared signs of each group, under each weighting"
-    if tied: return _dot(_times(signs * signs, w), w)
+    if tied: return _dot(_weighted(signs * signs, w), w)
     return (w.sum(-2)**2 - (w**2).sum(-2)).astype(float)
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #e2d47214
-def _pearson(sums, total):
-    "Pearson's r from weighted sums of x, y, xy, xx, yy; axis 0"
-    x, y, xy, xx, yy = sums
-    vx, vy = (np.where(v - s * s / total > 1e-12 * v, v - s * s / total, 0) for v, s in ((xx, x), (yy, y)))
-    return _ratio(xy - x * y / total, np.sqrt(vx * vy))
-
-def _sums_of(x, y):
-    "What Pearson's r is summed from, stacked before the points"
+def _moments(x, y):
+    "(...,5,M) the columns that Pearson's r is summed from: x, y, xy, xx, yy"
     return np.stack([x, y, x * y, x * x, y * y], -2)
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #2040cbd9
+def _pearson(sums, total):
+    "Pearson's r from the weighted sums of the moments, on axis 0, and the sum of the weights"
+    x, y, xy, xx, yy = sums
+    variances = []
+    for square, mean in ((xx, x), (yy, y)):
+        variance = square - mean * mean / total
+        variances.append(np.where(variance > 1e-12 * square, variance, 0))
+    return _ratio(xy - x * y / total, np.sqrt(variances[0] * variances[1]))
+
+# %% ../../nbs/4_analysis/02_resampling.ipynb #777758bf
 class FewPoints:
-    "K metrics and the annotator score in G groups of M points: all pairs, compared once."
+    "K metrics and the target score in G groups of M points: all pairs, compared once."
     def __init__(self,
                  xs, # (K,G,M) oriented metrics
-                 y, # (G,M) annotator score, NaN where a point is absent
+                 y, # (G,M) target score, NaN where a point is absent
                 ):
         self.here = ~np.isnan(y)
         xs, y = np.where(self.here, xs, 0), np.where(self.here, y, 0)
-        self.b, self.a, self.sums = _signs(y), [_signs(x) for x in xs], [_sums_of(x, y) for x in xs]
-        self.ab, self.tied = [a * self.b for a in self.a], [_tied(signs) for signs in (*self.a, self.b)]
+        self.a, self.b = [_signs(x) for x in xs], _signs(y)
+        self.ab = [a * self.b for a in self.a]
+        self.tied = [_tied(signs) for signs in (*self.a, self.b)]
+        self.moments = [_moments(x, y) for x in xs]
 
     def correlate(self,
                   w, # (G or 1,M,R) weights: how often each point is there
@@ -118,79 +132,99 @@ class FewPoints:
                  )->dict: # coefficient -> (K,G,R)
         "The coefficients of every metric in every group, under R weightings."
         if not self.here.all(): w = w * self.here[..., None]
-        found = {"pearson": _few_pearson(self, w)} if "pearson" in coefficients else {}
+        found = {}
+        if "pearson" in coefficients: found["pearson"] = _few_pearson(self, w)
         w = w.astype(np.float32, copy=False)
         if "spearman" in coefficients: found["spearman"] = _few_spearman(self, w)
         if "kendall" in coefficients or "auc" in coefficients: found |= _few_kendall_and_auc(self, w)
         return {name: found[name] for name in coefficients}
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #777758bf
+# %% ../../nbs/4_analysis/02_resampling.ipynb #c9d12c06
 def _few_pearson(few, w):
     "(K,G,R) Pearson's r"
-    return np.stack([_pearson(np.moveaxis(_times(sums, w), -2, 0), w.sum(-2)) for sums in few.sums])
+    total = w.sum(-2)
+    return np.stack([_pearson(np.moveaxis(_weighted(moments, w), -2, 0), total) for moments in few.moments])
 
 def _few_spearman(few, w):
     "(K,G,R) Spearman's rho"
     *tied, tied_b = few.tied
-    ranks_b = _times(few.b, w)
+    ranks_b = _weighted(few.b, w)
     squares_b = _rank_squares(ranks_b, w, tied_b)
-    weighted = np.multiply(ranks_b, w, out=_kept("weighted", ranks_b.shape, w.dtype))
+    weighted_b = np.multiply(ranks_b, w, out=_buffer("weighted ranks", ranks_b.shape, w.dtype))
     found = []
     for a, tied_a in zip(few.a, tied):
-        ranks = _times(a, w)
-        found.append(_ratio(_dot(ranks, weighted), np.sqrt(_rank_squares(ranks, w, tied_a) * squares_b)))
+        ranks_a = _weighted(a, w) # overwrites ranks_b
+        squares_a = _rank_squares(ranks_a, w, tied_a)
+        found.append(_ratio(_dot(ranks_a, weighted_b), np.sqrt(squares_a * squares_b)))
     return np.stack(found)
 
 def _few_kendall_and_auc(few, w):
     "(K,G,R) Kendall's tau-b, and the AUC"
     squares_b = _sign_squares(few.b, w, few.tied[-1])
-    found = [(_dot(_times(ab, w), w), _sign_squares(a, w, tied)) for a, ab, tied in zip(few.a, few.ab, few.tied)]
-    return {"kendall": np.stack([_ratio(both, np.sqrt(squares * squares_b)) for both, squares in found]),
-            "auc": np.stack([(_ratio(both, squares_b) + 1) / 2 for both, _ in found])}
+    kendall, auc = [], []
+    for a, ab, tied in zip(few.a, few.ab, few.tied):
+        products = _dot(_weighted(ab, w), w)
+        kendall.append(_ratio(products, np.sqrt(_sign_squares(a, w, tied) * squares_b)))
+        auc.append((_ratio(products, squares_b) + 1) / 2)
+    return {"kendall": np.stack(kendall), "auc": np.stack(auc)}
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #4dea1a94
+# %% ../../nbs/4_analysis/02_resampling.ipynb #bb2a97a6
 class ManyPoints:
-    "A metric and the annotator score of N points, sorted once: by level of the score, and within a level by the metric."
+    "A metric and the target score of N points, sorted once: by score level, and within a score level by the metric."
     def __init__(self,
                  x, # (N,) oriented metric
-                 y, # (N,) annotator score, of few different values
+                 y, # (N,) target score, of few different values
                 ):
         level = np.unique(y, return_inverse=True)[1]
         self.order = np.lexsort((x, level)) # weights are given in this order
         x, y, ends = x[self.order], y[self.order], np.cumsum(np.bincount(level))
-        self.spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]
-        self.below = [[np.searchsorted(x[s], x[s.stop:], side) for side in ("left", "right")] for s in self.spans[:-1]]
+        self.spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)] # the rows of each score level
+        self.below = [] # for each score level: where the points of higher levels would be inserted into it
+        for span in self.spans[:-1]:
+            higher = x[span.stop:]
+            self.below.append([np.searchsorted(x[span], higher, side) for side in ("left", "right")])
         group, size = np.unique(x, return_inverse=True, return_counts=True)[1:]
         tied = np.flatnonzero(size[group] > 1) # points that share their value with others
         self.tied = tied[np.argsort(group[tied], kind="stable")]
-        self.starts = np.flatnonzero(np.diff(group[self.tied], prepend=-1)) # of each group among them
-        self.sums = _sums_of(x - x.mean(), y - y.mean())
+        self.starts = np.flatnonzero(np.diff(group[self.tied], prepend=-1)) # of each group among the tied points
+        self.moments = _moments(x - x.mean(), y - y.mean())
 
     def correlate(self,
                   w, # (N,R) weights, in the order `order`
                   coefficients, # names in `COEFFICIENTS`
                  )->dict: # coefficient -> (R,)
         "The coefficients under R weightings."
-        return _from_sums(*_level_sums(self, w), lambda power: _powers(self, w, power), lambda: self.sums @ w, coefficients)
+        q, levels = _level_sums(self, w)
+        return _from_sums(q, levels, lambda power: _powers(self, w, power), lambda: self.moments @ w, coefficients)
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #bb2a97a6
+# %% ../../nbs/4_analysis/02_resampling.ipynb #3d62f566
 def _from_sums(q, levels, powers, moments, coefficients):
-    "Coefficients from Q, the weights of the levels, and functions for the powers and for Pearson's sums"
+    "Coefficients from Q, the weights of the score levels, and functions for the powers and for Pearson's sums"
     total, found = levels.sum(0), {}
     if "pearson" in coefficients: found["pearson"] = _pearson(moments(), total)
     if "spearman" in coefficients:
         ranks = 2 * np.cumsum(levels, 0) - levels - total
-        squares = [(total**3 - cubes) / 3 for cubes in (powers(3), (levels**3).sum(0))]
-        found["spearman"] = _ratio((ranks * q.sum(1)).sum(0), np.sqrt(squares[0] * squares[1]))
+        squares_x, squares_y = (total**3 - powers(3)) / 3, (total**3 - (levels**3).sum(0)) / 3
+        found["spearman"] = _ratio((ranks * q.sum(1)).sum(0), np.sqrt(squares_x * squares_y))
     if "kendall" in coefficients or "auc" in coefficients:
-        both, yy = 2 * np.tril(np.moveaxis(q, -1, 0)).sum((1, 2)), total**2 - (levels**2).sum(0)
-        found |= {"kendall": _ratio(both, np.sqrt((total**2 - powers(2)) * yy)), "auc": (_ratio(both, yy) + 1) / 2}
+        products = 2 * np.tril(np.moveaxis(q, -1, 0)).sum((1, 2))
+        squares_y = total**2 - (levels**2).sum(0)
+        found["kendall"] = _ratio(products, np.sqrt((total**2 - powers(2)) * squares_y))
+        found["auc"] = (_ratio(products, squares_y) + 1) / 2
     return {name: found[name] for name in coefficients}
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #3d62f566
+def _powers(points, w, power):
+    "Sum over groups of equal metric values of (weight of the group) ** power"
+    single = np.einsum(",".join(["nr"] * power) + "->r", *[w] * power)
+    if not len(points.tied): return single
+    tied = w[points.tied]
+    groups = np.add.reduceat(tied, points.starts, axis=0)
+    return single + (groups**power).sum(0) - (tied**power).sum(0)
+
+# %% ../../nbs/4_analysis/02_resampling.ipynb #0e002bb5
 def _level_sums(points, w):
-    "(L,L,R) the sums Q, antisymmetric, and (L,R) the weight of each level"
-    running, above = _kept("running", (len(w) + 1, w.shape[1])), _kept("above", w.shape)
+    "(L,L,R) the sums Q, antisymmetric, and (L,R) the weight of each score level"
+    running, above = _buffer("running", (len(w) + 1, w.shape[1])), _buffer("above", w.shape)
     totals = np.empty((len(points.spans), w.shape[1]))
     totals[-1] = w[points.spans[-1]].sum(0)
     q = np.zeros((len(totals), *totals.shape))
@@ -199,7 +233,7 @@ def _level_sums(points, w):
         sums[0] = 0
         np.cumsum(w[span], axis=0, out=sums[1:])
         totals[l] = sums[-1]
-        np.take(sums, left, axis=0, out=above[span.stop:], mode="clip") # "clip" spares a copy; no number is out of range
+        np.take(sums, left, axis=0, out=above[span.stop:], mode="clip") # all indices are valid; "clip" avoids a copy
         above[span.stop:] += sums[right] if len(points.tied) else above[span.stop:]
         for m in range(l + 1, len(totals)):
             q[m, l] = np.einsum("nr,nr->r", w[points.spans[m]], above[points.spans[m]])
@@ -207,19 +241,12 @@ def _level_sums(points, w):
     q -= below * totals[:, None] * totals
     return q - q.swapaxes(0, 1), totals
 
-def _powers(points, w, power):
-    "Sum over groups of equal metric values of (weight of the group) ** power"
-    single = np.einsum(",".join(["nr"] * power) + "->r", *[w] * power)
-    if not len(points.tied): return single
-    tied = w[points.tied]
-    return single + (np.add.reduceat(tied, points.starts, axis=0)**power).sum(0) - (tied**power).sum(0)
-
-# %% ../../nbs/4_analysis/02_resampling.ipynb #0e002bb5
+# %% ../../nbs/4_analysis/02_resampling.ipynb #cbe61f62
 def blocks(
     n_rows:int, # of the study
     n_resamples:int, # of all columns
 )->list: # of slices
-    "Blocks of resamples to be worked on together."
+    "Blocks of resamples that are computed together."
     width = max(32, 2**18 // n_rows)
     return [slice(start, start + width) for start in range(0, n_resamples, width)]
 
@@ -227,9 +254,11 @@ def blocks(
 def _weights_of(order, rows, c, d):
     "(N,R) how often the original and the model of each row were drawn, rows in this order"
     shape = len(order), max(c.shape[1], d.shape[1])
-    w, other = _kept("w", shape), _kept("above", shape)
-    if c.shape[1] == 1: w[:] = c[rows.original[order]]
-    else: np.take(c, rows.original[order], axis=0, out=w, mode="clip")
+    w, other = _buffer("w", shape), _buffer("above", shape)
+    if c.shape[1] == 1:
+        w[:] = c[rows.original[order]]
+    else:
+        np.take(c, rows.original[order], axis=0, out=w, mode="clip")
     if d.shape[1] == 1: return w
     np.take(d, rows.model[order], axis=0, out=other, mode="clip")
     return np.multiply(w, other, out=w)
@@ -239,8 +268,21 @@ def _members_of_groups(points, member):
     "(groups,n) how many points of each group of equal values are in each cluster"
     group = np.zeros(len(points.tied), int)
     group[points.starts[1:]] = 1
-    one = csr_array((np.ones(len(group)), (np.cumsum(group), np.arange(len(group)))), (len(points.starts), len(group)))
+    entries = np.cumsum(group), np.arange(len(group))
+    one = csr_array((np.ones(len(group)), entries), (len(points.starts), len(group)))
     return one @ member[points.tied]
+
+def _forms(points, member, levels):
+    "(m, l) -> (n,n) the matrix K of two score levels"
+    forms = {}
+    for l, (span, (left, right)) in enumerate(zip(points.spans, points.below)):
+        running = np.cumsum(member[span].toarray(), 0, np.float32)
+        running = np.vstack([np.zeros((1, running.shape[1]), np.float32), running])
+        for m in range(l + 1, len(levels)):
+            places = slice(points.spans[m].start - span.stop, points.spans[m].stop - span.stop)
+            lower_and_equal = running[left[places]] + running[right[places]]
+            forms[m, l] = member[points.spans[m]].T @ lower_and_equal - np.outer(levels[m], levels[l])
+    return forms
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #c50889c5
 class ClusteredPoints:
@@ -252,13 +294,9 @@ class ClusteredPoints:
         n = cluster.max() + 1
         member = csr_array(np.eye(n))[cluster[points.order]] # (N,n)
         self.levels = np.stack([member[span].sum(0) for span in points.spans])
-        self.forms, self.sums, self.size = {}, points.sums @ member, member.sum(0)
-        for l, (span, (left, right)) in enumerate(zip(points.spans, points.below)):
-            running = np.vstack([np.zeros((1, n), np.float32), np.cumsum(member[span].toarray(), 0, np.float32)])
-            for m in range(l + 1, len(points.spans)):
-                rows = slice(points.spans[m].start - span.stop, points.spans[m].stop - span.stop)
-                self.forms[m, l] = member[points.spans[m]].T @ (running[left[rows]] + running[right[rows]]) - np.outer(self.levels[m], self.levels[l])
+        self.moments, self.size = points.moments @ member, member.sum(0)
         self.groups, self.tied = _members_of_groups(points, member), member[points.tied].sum(0)
+        self.forms = _forms(points, member, self.levels)
 
     def correlate(self,
                   c, # (n,R) how often each cluster is there
@@ -270,23 +308,26 @@ class ClusteredPoints:
         for (m, l), form in self.forms.items():
             q[m, l] = np.einsum("nr,nr->r", c, form @ c)
             q[l, m] = -q[m, l]
-        def powers(power): return (self.size - self.tied) @ c**power + ((self.groups @ c)**power).sum(0)
-        return _from_sums(q, levels, powers, lambda: self.sums @ c, coefficients)
+        def powers(power):
+            return (self.size - self.tied) @ c**power + ((self.groups @ c)**power).sum(0)
+        return _from_sums(q, levels, powers, lambda: self.moments @ c, coefficients)
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #3c0de032
 def in_threads(
     function, # of one item
     items, # anything to step through
-)->list: # what the function gives, in the order of the items
-    "Call a function for each item, the cores sharing the work."
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool: return list(pool.map(function, items))
+)->list: # the results, in the order of the items
+    "Call a function for each item, in one thread for each core."
+    with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(function, items))
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #effa47db
 def _means(grids, c):
     "(K,R,M) means over the originals of each resample, true ties kept, from (K,O,M)"
     scale = np.nanmax(np.abs(grids), axis=(1, 2), keepdims=True, initial=1e-300)
     present = c.T @ ~np.isnan(grids[-1])
-    means = np.divide(c.T @ np.nan_to_num(grids), present, out=np.full((len(grids), *present.shape), np.nan), where=present > 0)
+    undefined = np.full((len(grids), *present.shape), np.nan)
+    means = np.divide(c.T @ np.nan_to_num(grids), present, out=undefined, where=present > 0)
     return np.round(means / scale, 12) * scale
 
 def _between(rows, coefficients, drawn):
@@ -294,8 +335,12 @@ def _between(rows, coefficients, drawn):
     grids = np.stack([rows.grid(column) for column in (*rows.values, rows.target)])
     def at(c, d):
         *xs, y = _means(grids, c)
-        alone = d if c.shape[1] == 1 else np.broadcast_to(d.T, (c.shape[1], d.shape[0]))[..., None]
-        found = FewPoints(np.stack(xs), y).correlate(alone[None] if alone.ndim == 2 else alone, coefficients)
+        n_sets, n_models = c.shape[1], d.shape[0]
+        if n_sets == 1: # one set of means, correlated under all draws of models
+            weights = d[None]
+        else: # each draw of originals has its own means and its own draw of models
+            weights = np.broadcast_to(d.T, (n_sets, n_models))[..., None]
+        found = FewPoints(np.stack(xs), y).correlate(weights, coefficients)
         return {name: values.reshape(len(xs), 1, -1) for name, values in found.items()}
     return at
 
@@ -304,17 +349,27 @@ def _within(rows, coefficients, drawn):
     "Function from draws to (K,O,R) correlations within each original"
     *xs, y = (rows.grid(column) for column in (*rows.values, rows.target))
     points = FewPoints(np.stack(xs), y)
-    def at(c, d): return points.correlate(d[None], coefficients)
-    once = at(None, np.ones((len(rows.models), 1)))
-    return lambda c, d: once if d.shape[1] == 1 else at(c, d)
+    once = points.correlate(np.ones((1, len(rows.models), 1)), coefficients)
+    def at(c, d):
+        return once if d.shape[1] == 1 else points.correlate(d[None], coefficients)
+    return at
+
+def _drawn_alone(rows, drawn):
+    "\"originals\" or \"models\" where these alone are drawn and quadratic forms are faster than rows, else None"
+    originals_drawn, models_drawn = (which.shape[1] > 1 for which in drawn[:2])
+    if models_drawn and not originals_drawn: return "models"
+    few_levels = len(np.unique(rows.target)) <= 2
+    return "originals" if originals_drawn and not models_drawn and few_levels else None
 
 def _over_images(rows, coefficients, drawn):
     "Function from draws to (K,1,R) correlations of all rows"
-    metrics = [ManyPoints(x, rows.target) for x in rows.values]
-    alone = {(True, False): rows.original, (False, True): rows.model}.get(tuple(which.shape[1] > 1 for which in drawn[:2])) # what is drawn alone
-    if alone is rows.original and len(np.unique(rows.target)) > 2: alone = None # many levels make many large forms: rows are quicker
-    if alone is not None: metrics = in_threads(lambda points: ClusteredPoints(points, alone), metrics)
-    def weights(points, c, d): return _weights_of(points.order, rows, c, d) if alone is None else c if alone is rows.original else d
+    metrics, alone = [ManyPoints(x, rows.target) for x in rows.values], _drawn_alone(rows, drawn)
+    if alone:
+        cluster = rows.original if alone == "originals" else rows.model
+        metrics = in_threads(lambda points: ClusteredPoints(points, cluster), metrics)
+    def weights(points, c, d):
+        if alone: return c if alone == "originals" else d
+        return _weights_of(points.order, rows, c, d)
     def at(c, d):
         found = [points.correlate(weights(points, c, d), coefficients) for points in metrics]
         return {name: np.stack([one[name] for one in found])[:, None] for name in coefficients}
@@ -322,57 +377,68 @@ def _over_images(rows, coefficients, drawn):
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #fea2a399
 def mean_defined(
-    units, # (K,O,R), or (K,O,1); (K,1,R) has one unit only and is kept
+    values, # (K,O,R), or (K,O,1); (K,1,R) has one value a resample and is kept
     c, # (O,R) how often each original is there
 )->np.ndarray: # (K,R); NaN where no original is defined
     "Weighted mean over the originals that are defined."
-    if units.shape[1] == 1: return units[:, 0]
-    weights = np.where(np.isnan(units), 0, c)
-    return _ratio((weights * np.nan_to_num(units)).sum(1), weights.sum(1))
-
-def _estimator(rows, level, coefficients, drawn, pairs=None):
-    "Function from several draws of originals and one of models to values (K,R) for each, or to differences (P,R) of the pairs"
-    units = {"model": _between, "original": _within, "image": _over_images}[level](rows, coefficients, drawn)
-    def at(cs, d):
-        found = units(cs[0], d)
-        if pairs is not None: found = {name: u[pairs[0]] - u[pairs[1]] for name, u in found.items()}
-        return [{name: mean_defined(u, c) for name, u in found.items()} for c in cs]
-    return at
+    if values.shape[1] == 1: return values[:, 0]
+    weights = np.where(np.isnan(values), 0, c)
+    return _ratio((weights * np.nan_to_num(values)).sum(1), weights.sum(1))
 
 # %% ../../nbs/4_analysis/02_resampling.ipynb #c31f720e
+def _estimator(rows, level, coefficients, drawn, pairs=None):
+    "Function from several draws of originals and one of models to values (K,R) for each, or to differences (P,R)"
+    estimate = {"model": _between, "original": _within, "image": _over_images}[level](rows, coefficients, drawn)
+    def at(cs, d):
+        found = estimate(cs[0], d)
+        if pairs is not None:
+            first, second = pairs
+            found = {name: values[first] - values[second] for name, values in found.items()}
+        return [{name: mean_defined(values, c) for name, values in found.items()} for c in cs]
+    return at
+
 def _in_blocks(rows, level, coefficients, several, pairs):
     "The coefficients for several draws that share their models, block by block"
     estimate = _estimator(rows, level, tuple(coefficients), several[0], pairs)
     width = max(which.shape[1] for drawn in several for which in drawn[:2])
-    def of(which, part): return which if which.shape[1] == 1 else which[:, part]
-    def block(part): return estimate([of(drawn.originals, part) for drawn in several], of(several[0].models, part))
+    def columns(which, part):
+        return which if which.shape[1] == 1 else which[:, part]
+    def block(part):
+        return estimate([columns(drawn.originals, part) for drawn in several], columns(several[0].models, part))
     found = in_threads(block, blocks(len(rows.target), width))
-    return [{name: np.concatenate([one[number][name] for one in found], axis=1) for name in coefficients} for number in range(len(several))]
+    def joined(number, name):
+        return np.concatenate([one[number][name] for one in found], axis=1)
+    return [{name: joined(number, name) for name in coefficients} for number in range(len(several))]
 
+# %% ../../nbs/4_analysis/02_resampling.ipynb #f9d62f4c
 def resample(
     rows:Rows, # from `checked_rows`
     level:str, # "model", "image" or "original"
     coefficients, # names in `COEFFICIENTS`
     drawn, # from `draws`; or a dictionary of them by facet
     pairs=None, # two lists of metric numbers, to estimate differences; None for the metrics themselves
-)->dict: # coefficient -> (K,R) oriented values, or (P,R) differences; the first column is the study itself; or such by facet
+)->dict: # coefficient -> (K,R) oriented values or (P,R) differences, the study itself first; or such by facet
     "The coefficients of every metric in every resample."
     if not isinstance(drawn, dict): return _in_blocks(rows, level, coefficients, [drawn], pairs)[0]
-    if level != "original" or not {"models", "both"} <= set(drawn): return {facet: resample(rows, level, coefficients, one, pairs) for facet, one in drawn.items()}
-    shared = _in_blocks(rows, level, coefficients, [drawn["both"], drawn["models"]], pairs) # the same models are drawn: correlations within originals are computed once
-    return dict(zip(("both", "models"), shared)) | {facet: resample(rows, level, coefficients, one, pairs) for facet, one in drawn.items() if facet == "originals"}
+    shared = [facet for facet in ("both", "models") if facet in drawn] if level == "original" else []
+    found = {}
+    if len(shared) == 2:
+        found = dict(zip(shared, _in_blocks(rows, level, coefficients, [drawn[facet] for facet in shared], pairs)))
+    alone = {facet: one for facet, one in drawn.items() if facet not in found}
+    return found | {facet: resample(rows, level, coefficients, one, pairs) for facet, one in alone.items()}
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #e95936ad
+# %% ../../nbs/4_analysis/02_resampling.ipynb #1cb554f8
 def _bca(value, boot, one_out, tails):
-    "The two probabilities that BCa puts in the place of `tails`, or None where it does not exist"
-    z0 = stats.norm.ppf(((boot < value).mean() + (boot <= value).mean()) / 2)
+    "The two probabilities that BCa uses in place of `tails`, or None where they do not exist"
+    from scipy.stats import norm
+    z0 = norm.ppf(((boot < value).mean() + (boot <= value).mean()) / 2)
     away = one_out.mean() - one_out if len(one_out) else np.zeros(1)
     spread = (away**2).sum()**1.5
     if not np.isfinite(z0) or spread == 0: return None
-    z, a = z0 + stats.norm.ppf(tails), (away**3).sum() / (6 * spread)
-    return stats.norm.cdf(z0 + z / (1 - a * z))
+    z, a = z0 + norm.ppf(tails), (away**3).sum() / (6 * spread)
+    return norm.cdf(z0 + z / (1 - a * z))
 
-# %% ../../nbs/4_analysis/02_resampling.ipynb #1cb554f8
+# %% ../../nbs/4_analysis/02_resampling.ipynb #264fa72a
 def smooth(
     level:str, # "model", "image" or "original"
     coefficient:str, # "spearman", "pearson", "kendall" or "auc"
@@ -384,14 +450,16 @@ def interval(
     values, # (R,) a value for each column of `drawn`; the first is the estimate
     drawn:Draws, # from `draws`
     confidence:float=.95, # in (0, 1)
-    bca:bool=True, # False for the percentile interval even where one original was left out
+    bca:bool=True, # False for the percentile interval even where BCa is possible
 )->dict: # statistic, low, high, method ("BCa" or "percentile"), undefined_resamples
     "Estimate and confidence interval from resampled values."
-    if not 0 < confidence < 1: raise InputError(f"confidence is {confidence}: it must lie between 0 and 1, such as 0.95")
     boot, one_out = np.split(values[1:], [len(values) - 1 - drawn.jackknife])
-    lost, boot, one_out = int(np.isnan(boot).sum()), boot[~np.isnan(boot)], one_out[~np.isnan(one_out)]
-    if not len(boot) or np.isnan(values[0]): return dict(statistic=values[0], low=np.nan, high=np.nan, method="", undefined_resamples=lost)
-    tails = np.array([1 - confidence, 1 + confidence]) / 2
-    moved = _bca(values[0], boot, one_out, tails) if drawn.jackknife and bca else None
-    low, high = np.quantile(boot, tails if moved is None else moved)
-    return dict(statistic=values[0], low=low, high=high, method="percentile" if moved is None else "BCa", undefined_resamples=lost)
+    low, high, undefined = percentile_interval(boot, confidence)
+    found = dict(statistic=values[0], low=low, high=high, method="percentile", undefined_resamples=undefined)
+    if undefined == len(boot) or np.isnan(values[0]): return found | dict(low=np.nan, high=np.nan, method="")
+    if not (bca and drawn.jackknife): return found
+    boot, one_out = boot[~np.isnan(boot)], one_out[~np.isnan(one_out)]
+    corrected = _bca(values[0], boot, one_out, np.array([1 - confidence, 1 + confidence]) / 2)
+    if corrected is None: return found
+    low, high = np.quantile(boot, corrected)
+    return found | dict(low=low, high=high, method="BCa")
