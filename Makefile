@@ -9,9 +9,9 @@ export OMP_WAIT_POLICY = passive
 
 .PHONY: demo test docs lab edit sync run export readme dist
 
-# The notebook that `edit` and `run` are about, such as NB=13_attack or NB=tutorials/score.
+# The notebook that `edit` and `run` are about, such as NB=1_attack/07_inversion or NB=tutorials/score.
 NB ?=
-notebook = $(if $(wildcard nbs/$(NB).ipynb),nbs/$(NB).ipynb,$(error name a notebook of nbs, such as NB=13_attack))
+notebook = $(if $(wildcard nbs/$(NB).ipynb),nbs/$(NB).ipynb,$(error name a notebook of nbs, such as NB=1_attack/07_inversion))
 
 demo: .venv/run.stamp          ## the whole study in small; prints where its report is
 	@$(BIN)/semsim run
@@ -54,7 +54,7 @@ $(BIN)/pip:
 
 .venv/run.stamp: setup.py settings.ini | $(BIN)/pip
 	@echo "installing semsim and its requirements (5 GB, about 2-4 minutes)"
-	@$(PIP) .
+	@$(PIP) '.[annotate,study]'
 	@touch $@
 
 # The development install holds the other one, so it marks both.

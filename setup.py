@@ -10,6 +10,11 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 
+# What only some users need: `pip install "semsim[annotate,study]"`, or "semsim[all]".
+extras = {name: settings[f"{name}_requirements"].split() for name in ("annotate", "study", "dask", "clip")}
+extras["all"] = sorted({package for packages in extras.values() for package in packages})
+extras["dev"] = [*settings["dev_requirements"].split(), *extras["all"]]
+
 setup(
     name=settings["lib_name"],
     version=settings["version"],
@@ -25,7 +30,7 @@ setup(
     package_data={"semsim": ["weights/*", "templates/*", "recipes/*", "studies/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "clip": settings["clip_requirements"].split(), "dask": settings["dask_requirements"].split()},
+    extras_require=extras,
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": ["semsim=semsim._modidx:d"],  # what `names` in backticks link to on the site

@@ -32,6 +32,7 @@ from semsim.core.statistics import wilson_interval
 from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, read_human_study
 
 PEOPLE = [f"right_{number}" for number in range(1, 6)]
+DIRECTIONS = dict(higher_is_leakier=HUMAN_STUDY_METRICS)  # which way the study's metrics point
 PAIRS = (("lpips[squeeze]", "psnr"), ("dreamsim", "lpips[squeeze]"))
 FORETOLD = (*PAIRS, ("psnr", "ssim"), ("dreamsim", "psnr"))
 LEVELS = "original", "model"
@@ -96,17 +97,17 @@ def at_the_measured_size(study, n_studies, seed):
     "The power at the study's own size, beside what the study found, for all pairs of metrics."
     found = []
     for level in LEVELS:
-        settings = dict(level=level, facet="both", n_permutations=1, seed=seed)
+        settings = dict(level=level, facet="both", n_permutations=1, seed=seed, **DIRECTIONS)
         pairs = compare(study, "mean", list(HUMAN_STUDY_METRICS), **settings)
         for row in pairs.itertuples():
-            one = power(study, PEOPLE, row.metric, row.other, level=level, n_studies=n_studies, seed=seed)
+            one = power(study, PEOPLE, row.metric, row.other, level=level, n_studies=n_studies, seed=seed, **DIRECTIONS)
             found.append(one.assign(found_low=row.low, found_high=row.high))
     return pd.concat(found, ignore_index=True)
 
 
 def foretold(study, n_studies, seed):
     "Five annotators extrapolated from panels of two and of three, beside five that were simulated."
-    settings = dict(n_originals=(100, 600), n_annotators=5, n_studies=n_studies, seed=seed)
+    settings = dict(n_originals=(100, 600), n_annotators=5, n_studies=n_studies, seed=seed, **DIRECTIONS)
     found = []
     for level in LEVELS:
         for metric, other in FORETOLD:
@@ -120,9 +121,10 @@ def short_cut(study, n_studies, seed):
     "Two designs decided both ways: by the approximation of `power`, and by resamples of each drawn study."
     found, metrics = [], PAIRS[0]
     for facet, originals in (("originals", 50), ("both", 200)):
-        resamples = dict(originals=originals, n_studies=200, n_resamples=300)
+        resamples = dict(originals=originals, n_studies=200, n_resamples=300, **DIRECTIONS)
         full = power_by_resamples(study, PEOPLE, *metrics, facet=facet, seed=seed, **resamples)
-        table = power(study, PEOPLE, *metrics, facet=facet, n_originals=originals, n_studies=n_studies, seed=seed)
+        size = dict(n_originals=originals, n_studies=n_studies, seed=seed, **DIRECTIONS)
+        table = power(study, PEOPLE, *metrics, facet=facet, **size)
         short = {name: table.iloc[0][name] for name in full}
         about = dict(metric=metrics[0], other=metrics[1], level="original", facet=facet)
         about |= dict(annotators=5, originals=originals, models=14)
@@ -133,7 +135,7 @@ def short_cut(study, n_studies, seed):
 
 def tables_of(study, n_studies, seed):
     "Every table of the page, and what took how long."
-    settings, tables, seconds = dict(n_studies=n_studies, seed=seed), {}, {}
+    settings, tables, seconds = dict(n_studies=n_studies, seed=seed, **DIRECTIONS), {}, {}
 
     def timed(name, make):
         start = time.perf_counter()

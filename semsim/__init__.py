@@ -10,9 +10,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "core": ["load_dataset", "build_classifier", "load_classifier", "show_images"],
         "attack": ["train_classifier", "share_gradient", "infer_labels", "invert", "search_policies"],
-        "metrics": ["available", "score", "SemSim"],
+        "metrics": ["available", "score", "SemSim", "leak_share"],
         "annotate": ["LabellingWidget", "read_answers", "aggregate"],
-        "training": ["Recipe", "train_semsim", "leak_share"],
+        "training": ["Recipe", "train_semsim"],
         "analysis": ["agreement", "compare", "noise_ceiling", "power"],
         "study": ["Study", "read_study", "run_study"],
     },

@@ -1,4 +1,4 @@
-"""Gives every test that takes a `notebook` one run for each notebook of the project, and commands without the wait for their imports."""
+"""One run of a test for each notebook, and commands that do not wait for their imports."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# Set before anything loads torch, and for every process that a test starts: small networks on few cores lose most of their
-# time to spinning threads, and pytest-xdist has a test for each core already.
+# Set before anything loads torch, and for every process that a test starts: small networks on few cores lose most of
+# their time to spinning threads, and pytest-xdist has a test for each core already.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,7 +31,9 @@ def copy_of(folder, *names):
     "Files and folders of the repository, in another folder, without what runs leave in them."
     for name in names:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
         else:
             shutil.copy(ROOT / name, folder)
 
@@ -109,7 +111,7 @@ def server():
 
 @pytest.fixture
 def begin(server, tmp_path, tmp_path_factory):
-    "Starts a command in `tmp_path`, which holds nothing but what the test puts there: its number, and a function that waits for its end; `largest` is a limit on file sizes."
+    "Starts a command in an empty `tmp_path`: its number, and a function that waits for its end. `largest`: of files."
 
     def run(*arguments, largest=0):
         out, err = (tmp_path_factory.mktemp("output") / name for name in ("out", "err"))

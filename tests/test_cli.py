@@ -1,4 +1,4 @@
-"""The command line, each command in a process of its own: what it writes, what it refuses and how, and a study that is killed and resumed."""
+"""The command line, each command in a process of its own: what it writes and refuses, and a study that is resumed."""
 
 import json
 import os
@@ -22,13 +22,16 @@ from semsim.core.folders import write_reconstructions
 from semsim.core.classifiers import build_classifier, save_classifier
 from semsim.metrics.semsim import Calibration, SemSim
 
+
 def command(folder, *arguments, until=None, stop=None):
-    "The command as a user starts it, stopped if there is an `until`. Its pipes close with its last worker, so that an orphan is a timeout."
+    "The command as a user starts it, stopped if there is an `until`. An orphan keeps its pipes open: a timeout."
     process = start(PROGRAM, *arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 300
         while until and not until():
-            assert process.poll() is None and time.monotonic() < deadline, "the command was not at work when it was to be stopped"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                "the command was not at work when it was to be stopped"
+            )
             time.sleep(0.01)
         if until:
             stop(process.pid)
@@ -46,7 +49,9 @@ def contents(folder):
 def write_pairs(folder):
     "Six digits, named a_0 to f_5, and blurred copies; the first stays sharpest."
     digits = Split(pick(load_dataset("digits", size=32).test, 6).images, torch.arange(6), tuple("abcdef"))
-    copies = [torch.nn.functional.avg_pool2d(image[None], 2 * row + 1, 1, row) for row, image in enumerate(digits.images, 1)]
+    copies = [
+        torch.nn.functional.avg_pool2d(image[None], 2 * row + 1, 1, row) for row, image in enumerate(digits.images, 1)
+    ]
     write_reconstructions(folder / "recs", digits, torch.cat(copies))
     return folder / "recs"
 
@@ -86,7 +91,11 @@ def scored(tmp_path_factory):
 def test_score_writes_a_table_twice_and_a_picture(scored):
     folder, ended = scored
     assert ended.code == 1 and ended.err == ""
-    assert sorted(path.name for path in (folder / "scores").iterdir()) == ["contact_sheet.png", "scores.csv", "scores.parquet"]
+    assert sorted(path.name for path in (folder / "scores").iterdir()) == [
+        "contact_sheet.png",
+        "scores.csv",
+        "scores.parquet",
+    ]
     table = pd.read_csv(folder / "scores/scores.csv")
     pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "scores/scores.parquet"), rtol=1e-12)
     assert {"id", "label", "mse", "psnr", "ssim", "lpips[alex]"} <= set(table) and len(table) == 6
@@ -100,7 +109,13 @@ def test_score_writes_a_table_twice_and_a_picture(scored):
 
 def test_score_prints_every_metric_with_its_direction(scored):
     table = pd.read_csv(scored[0] / "scores/scores.csv")
-    for name, direction in {"mse": "lower", "psnr": "higher", "ssim": "higher", "lpips[alex]": "lower", "fid[alexnet]": "lower"}.items():
+    for name, direction in {
+        "mse": "lower",
+        "psnr": "higher",
+        "ssim": "higher",
+        "lpips[alex]": "lower",
+        "fid[alexnet]": "lower",
+    }.items():
         (line,) = [line for line in scored[1].out.splitlines() if line.startswith(f"{name} ")]
         assert line.endswith(f"{direction} = more leakage")
         assert name not in table or float(line.split()[1]) == pytest.approx(table[name].mean(), rel=1e-3)
@@ -115,7 +130,9 @@ def test_fail_above_knows_the_direction(scored, recs, semsim, metric, factor, co
     limit = factor * pd.read_csv(scored[0] / "scores/scores.csv")[metric].mean()
     ended = semsim("score", "recs", "recs", "--fail-above", metric, limit)
     assert ended.code == code and ended.err == ""
-    assert ("FAILED" if code else "passed") in ended.out.splitlines()[-1] and f"mean {metric}" in ended.out.splitlines()[-1]
+    assert ("FAILED" if code else "passed") in ended.out.splitlines()[
+        -1
+    ] and f"mean {metric}" in ended.out.splitlines()[-1]
 
 
 def checkpoint(size=32, nan=False):
@@ -133,12 +150,17 @@ def checkpoint(size=32, nan=False):
 
 def test_score_with_a_checkpoint(recs, semsim):
     checkpoint()(recs.parent)
-    ended = semsim("score", "recs", "recs", "--semsim", "metric.safetensors", "--sort", "semsim", "--fail-above", "semsim", 2)
+    ended = semsim(
+        "score", "recs", "recs", "--semsim", "metric.safetensors", "--sort", "semsim", "--fail-above", "semsim", 2
+    )
     assert ended.code == 1 and ended.err == ""
     table = pd.read_csv(recs.parent / "scores/scores.csv")
     assert table.semsim.between(0, 2).all()
     np.testing.assert_allclose(table["semsim[probability]"], 1 / (1 + np.exp(4 * table.semsim - 2)), rtol=1e-5)
-    assert "the probability that three testers recognises a picture" in ended.out and "of 6 reconstructions of 6 originals leak" in ended.out
+    assert (
+        "the probability that three testers recognises a picture" in ended.out
+        and "of 6 reconstructions of 6 originals leak" in ended.out
+    )
 
 
 def test_score_says_whose_probability_it_is(scored):
@@ -163,16 +185,25 @@ def write_sorted(folder, originals=10):
         write_image(image, home[""] / f"{row}_{label}_ori.png")
         for number in range(1, 15):
             noise = torch.rand(image.shape, generator=random)
-            write_image(torch.lerp(image, noise, 0.2 if number % 2 else 0.9), home["" if number % 2 else "-"] / f"{row}_{label}_rec_{number % 4}_{number}.png")
+            write_image(
+                torch.lerp(image, noise, 0.2 if number % 2 else 0.9),
+                home["" if number % 2 else "-"] / f"{row}_{label}_rec_{number % 4}_{number}.png",
+            )
     return folder
 
 
 def test_train_on_sorted_images_then_score_data_sets(semsim, tmp_path):
     write_sorted(tmp_path / "human_anno_id")
-    (tmp_path / "settings.yaml").write_text("name: mine\narchive: human_anno_id\noriginals: 10\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n")
+    (tmp_path / "settings.yaml").write_text(
+        "name: mine\narchive: human_anno_id\noriginals: 10\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n"
+    )
     ended = semsim("train", "settings.yaml", "--out", "out")
     assert ended.code == 0, ended.err
-    assert "learnt from people (the released flag" in ended.out and (tmp_path / "out/training_table.parquet").is_file() and (tmp_path / "out/training.json").is_file()
+    assert (
+        "learnt from people (the released flag" in ended.out
+        and (tmp_path / "out/training_table.parquet").is_file()
+        and (tmp_path / "out/training.json").is_file()
+    )
     assert "resumes" not in ended.err and SemSim.load(tmp_path / "out/mine.safetensors").calibration.originals == 2
     for number in (1, 2):
         write_pairs(tmp_path / f"data{number}")
@@ -180,7 +211,12 @@ def test_train_on_sorted_images_then_score_data_sets(semsim, tmp_path):
     ended = semsim("archive", "data1", "data2", "--semsim", "out/mine.safetensors", "--out", "table.csv")
     assert ended.code == 0, ended.err
     table = pd.read_csv(tmp_path / "table.csv")
-    assert table.data.tolist() == ["data1", "data2"] and table.model.tolist() == ["a model"] * 2 and table.n.tolist() == [6, 6] and table.recognised.between(0, 1).all()
+    assert (
+        table.data.tolist() == ["data1", "data2"]
+        and table.model.tolist() == ["a model"] * 2
+        and table.n.tolist() == [6, 6]
+        and table.recognised.between(0, 1).all()
+    )
 
 
 # Bad input
@@ -231,20 +267,38 @@ BAD_INPUT = {
     "truncated-png": (spoil("rec", truncate), SCORE, ["b_1_rec.png", "--skip-bad"]),
     "text-as-png": (spoil("ori", lambda path: path.write_text("no picture")), SCORE, ["b_1_ori.png", "--skip-bad"]),
     "empty-png": (spoil("ori", lambda path: path.write_bytes(b"")), SCORE, ["b_1_ori.png", "--skip-bad"]),
-    "transparent-png": (spoil("ori", lambda path: Image.new("RGBA", (32, 32)).save(path)), SCORE, ["b_1_ori.png", "RGBA"]),
+    "transparent-png": (
+        spoil("ori", lambda path: Image.new("RGBA", (32, 32)).save(path)),
+        SCORE,
+        ["b_1_ori.png", "RGBA"],
+    ),
     "unknown-metric": (None, (*SCORE, "--sort", "lpips"), ["'lpips'", "lpips[alex]"]),
     "unknown-gate": (None, (*SCORE, "--fail-above", "ssmi", 0.5), ["'ssmi'", "ssim"]),
     "gate-on-a-set": (None, (*SCORE, "--fail-above", "fid[alexnet]", 1), ["'fid[alexnet]'"]),
     "no-checkpoint": (None, WITH_METRIC, ["metric.safetensors", "no such file"]),
     "nan-checkpoint": (checkpoint(nan=True), WITH_METRIC, ["network.backbone.0.weight", "NaN"]),
     "other-checkpoint": (
-        lambda folder: save_classifier(folder / "metric.safetensors", build_classifier("lenet")), WITH_METRIC, ["metric.safetensors", "not a SemSim"],
+        lambda folder: save_classifier(folder / "metric.safetensors", build_classifier("lenet")),
+        WITH_METRIC,
+        ["metric.safetensors", "not a SemSim"],
     ),
-    "text-as-checkpoint": (lambda folder: (folder / "metric.safetensors").write_text("no weights"), WITH_METRIC, ["metric.safetensors", "safetensors"]),
+    "text-as-checkpoint": (
+        lambda folder: (folder / "metric.safetensors").write_text("no weights"),
+        WITH_METRIC,
+        ["metric.safetensors", "safetensors"],
+    ),
     "checkpoint-of-other-arch": (other_arch, WITH_METRIC, ["metric.safetensors"]),
     "no-settings": (None, ("train", "nowhere.yaml"), ["nowhere.yaml", "no such file"]),
-    "two-sources": (lambda folder: (folder / "two.yaml").write_text("archive: a\nfolder: b\n"), ("train", "two.yaml"), ["two.yaml", "one source"]),
-    "unknown-setting": (lambda folder: (folder / "one.yaml").write_text("archive: a\nrecipes: {}\n"), ("train", "one.yaml"), ["'recipes'", "recipe"]),
+    "two-sources": (
+        lambda folder: (folder / "two.yaml").write_text("archive: a\nfolder: b\n"),
+        ("train", "two.yaml"),
+        ["two.yaml", "one source"],
+    ),
+    "unknown-setting": (
+        lambda folder: (folder / "one.yaml").write_text("archive: a\nrecipes: {}\n"),
+        ("train", "one.yaml"),
+        ["'recipes'", "recipe"],
+    ),
     "out-is-a-file": (lambda folder: (folder / "file").touch(), (*SCORE, "--out", "file"), ["file"]),
     "out-in-a-file": (lambda folder: (folder / "file").touch(), (*SCORE, "--out", "file/scores"), ["file"]),
     "out-not-writable": (None, (*SCORE, "--out", "/proc/scores"), ["/proc/scores"]),  # not even by root
@@ -277,7 +331,9 @@ def test_bad_input_gives_one_line_and_leaves_nothing(prepare, arguments, said, r
     assert "Traceback" not in ended.out and contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("change", [truncate, lambda path: path.write_text("no picture")], ids=["truncated-png", "text-as-png"])
+@pytest.mark.parametrize(
+    "change", [truncate, lambda path: path.write_text("no picture")], ids=["truncated-png", "text-as-png"]
+)
 @pytest.mark.parametrize("kind", ["ori", "rec"])
 def test_skip_bad_leaves_a_pair_out_and_names_it(kind, change, recs, semsim, tmp_path):
     spoil(kind, change)(tmp_path)
@@ -294,10 +350,18 @@ def test_a_full_disk_leaves_whole_files_only(recs, semsim, tmp_path):
     assert len(pd.read_csv(tmp_path / "scores/scores.csv")) == 6
 
 
-@pytest.mark.parametrize("arguments", [("--debug", "score", "recs", "nowhere"), ("score", "recs", "nowhere", "--debug")], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--debug", "score", "recs", "nowhere"), ("score", "recs", "nowhere", "--debug")],
+    ids=["before", "after"],
+)
 def test_debug_shows_the_traceback(recs, semsim, arguments):
     ended = semsim(*arguments)
-    assert ended.code == 1 and ended.err.startswith("Traceback") and ended.err.splitlines()[-1].startswith("semsim.core.errors.InputError: nowhere")
+    assert (
+        ended.code == 1
+        and ended.err.startswith("Traceback")
+        and ended.err.splitlines()[-1].startswith("semsim.core.errors.InputError: nowhere")
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,7 +379,10 @@ def test_help(semsim, arguments, said):
 
 # A study
 
-STUDY = "run --data pictures --arch lenet --variant none --variant prune_70 --images 6 --epochs 2 --steps 120 --presentations 1000 --skip-bad --out".split()
+STUDY = (
+    "run --data pictures --arch lenet --variant none --variant prune_70 "
+    "--images 6 --epochs 2 --steps 120 --presentations 1000 --skip-bad --out"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +402,10 @@ def test_a_study_ends_with_the_verdict_and_the_reports_path(study):
     assert ended.code == 0, ended.err
     page, settings = folder / "study/report/index.html", json.loads((folder / "study/study.json").read_text())
     verdict = settings["results"]["pictures"]["verdict"]
-    assert ended.out.splitlines()[-len(verdict) - 1 :] == [*verdict, f"Report: {page.resolve()}"] and "panel B (machine)" in verdict[0]
+    assert (
+        ended.out.splitlines()[-len(verdict) - 1 :] == [*verdict, f"Report: {page.resolve()}"]
+        and "panel B (machine)" in verdict[0]
+    )
     assert page.read_text().rstrip().endswith("</html>")
     assert set(tables(folder / "study")) == {"scores.csv", "models.csv", "agreement.csv"}
     scores = pd.read_csv(folder / "study/tables/scores.csv")
@@ -345,7 +415,9 @@ def test_a_study_ends_with_the_verdict_and_the_reports_path(study):
 
 def test_a_study_warns_of_a_skipped_picture_once(study):
     lines = study[1].err.splitlines()
-    assert sum("broken.jpg" in line for line in lines) == 1 and all(line.startswith("warning: ") for line in lines), study[1].err
+    assert sum("broken.jpg" in line for line in lines) == 1 and all(line.startswith("warning: ") for line in lines), (
+        study[1].err
+    )
 
 
 def test_a_second_run_computes_nothing_again(study):
@@ -362,18 +434,30 @@ def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):
     stopped = folder / "stopped"
 
     def finished():
-        return {path: unit for path, unit in contents(stopped / "units").items() if unit and not path.name.startswith(".")}
+        return {
+            path: unit for path, unit in contents(stopped / "tasks").items() if unit and not path.name.startswith(".")
+        }
 
-    ctrl_c = command(folder, *STUDY, "stopped", until=lambda: finished(), stop=lambda pid: os.killpg(pid, signal.SIGINT))
+    ctrl_c = command(
+        folder, *STUDY, "stopped", until=lambda: finished(), stop=lambda pid: os.killpg(pid, signal.SIGINT)
+    )
     assert ctrl_c.code == 130 and [line[:8] for line in ctrl_c.err.splitlines()] == ["warning:", "stopped;"], ctrl_c.err
-    killed = command(folder, *STUDY, "stopped", until=lambda: list(stopped.glob("units/attack/[!.]*")), stop=lambda pid: os.kill(pid, signal.SIGKILL))
+    killed = command(
+        folder,
+        *STUDY,
+        "stopped",
+        until=lambda: list(stopped.glob("tasks/attack/[!.]*")),
+        stop=lambda pid: os.kill(pid, signal.SIGKILL),
+    )
     units = finished()
     assert killed.code == -signal.SIGKILL and units and not tables(stopped)
     assert command(folder, *STUDY, "stopped").code == 0
-    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "units").items()
+    assert tables(stopped) == tables(folder / "study") and units.items() <= contents(stopped / "tasks").items()
 
 
 def test_a_study_that_cannot_write_says_so_in_one_line(tmp_path):
     (tmp_path / "file").touch()
-    ended = command(tmp_path, *"run --arch lenet --variant none --variant crop --images 4 --epochs 1 --out file".split())
+    ended = command(
+        tmp_path, *"run --arch lenet --variant none --variant crop --images 4 --epochs 1 --out file".split()
+    )
     assert ended.code == 2 and ended.err.startswith("error: ") and ended.err.count("\n") == 1 and "file" in ended.err

@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: modules in sync with notebooks, importable, documented; notebooks clean and readable."""
+"""The repository as a whole: modules in sync with notebooks, importable, documented; notebooks clean and readable."""
 
 import ast
 import importlib
@@ -76,7 +76,9 @@ def python(*args, cwd=ROOT):
 def test_modules_are_what_clean_notebooks_export(tmp_path):
     copy_of(tmp_path, "nbs", "semsim", "settings.ini")
     before = files(tmp_path)
-    result = python("-c", "import nbdev.clean as c, nbdev.doclinks as d; c.nbdev_clean(); d.nbdev_export()", cwd=tmp_path)
+    result = python(
+        "-c", "import nbdev.clean as c, nbdev.doclinks as d; c.nbdev_clean(); d.nbdev_export()", cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     after = files(tmp_path)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
@@ -121,12 +123,61 @@ def test_a_notebook_is_edited_as_text_and_loses_nothing(tmp_path):
     made = make("edit", "NB=tutorials/score")
     text = tmp_path / "scratch/tutorials/score.py"
     assert made.returncode == 0 and text.exists(), made.stderr
-    text.write_text(text.read_text(encoding="utf-8").replace("# Score your reconstructions", "# Score your pictures"), encoding="utf-8")
+    text.write_text(
+        text.read_text(encoding="utf-8").replace("# Score your reconstructions", "# Score your pictures"),
+        encoding="utf-8",
+    )
     made = make("sync")
     assert made.returncode == 0 and not text.exists(), made.stderr
-    before["tutorials/score.ipynb"] = before["tutorials/score.ipynb"].replace(b"# Score your reconstructions", b"# Score your pictures")
+    before["tutorials/score.ipynb"] = before["tutorials/score.ipynb"].replace(
+        b"# Score your reconstructions", b"# Score your pictures"
+    )
     after = files(tmp_path / "nbs")
     assert not [name for name in {*before, *after} if before.get(name) != after.get(name)]
+
+
+WIDTH = 120
+SOURCES = ("*.py", "*.ipynb", "*.md", "*.js", "*.css", "*.html", "*.yaml", "*.yml")
+MAY_BE_LONG = re.compile(r"#\| fig-alt: |\s*\||.*!\[")  # a figure's text, a table's row, a picture
+
+
+def tracked(*patterns):
+    "The files of the repository that match."
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def written_lines(path):
+    "What people wrote in a file, line by line: of a notebook the sources of its cells."
+    if path.suffix == ".ipynb":
+        return [line for cell in read(path) for line in cell["source"].splitlines()]
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_lines_are_short():
+    paths = [path for path in tracked(*SOURCES) if path.name != "_modidx.py"]
+    long = [
+        f"{path.relative_to(ROOT)}: {line[:60]}"
+        for path in paths
+        for line in written_lines(path)
+        if len(line) > WIDTH and not MAY_BE_LONG.match(line)
+    ]
+    assert len(paths) > 100 and not long
+
+
+def stacked(source):
+    "The lines on which a second statement begins behind the first."
+    for node in ast.walk(ast.parse(source)):
+        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            if isinstance(body, list):
+                yield from (after.lineno for before, after in zip(body, body[1:]) if before.end_lineno == after.lineno)
+
+
+def test_one_statement_a_line():
+    sources = [(path.name, path.read_text(encoding="utf-8")) for path in tracked("*.py")]
+    for path in tracked("*.ipynb"):
+        sources += [(f"{path.name} {cell['id']}", cell["source"]) for cell in of_type(read(path), "code")]
+    assert not [(name, line) for name, source in sources for line in stacked(source)]
 
 
 # The package
@@ -176,7 +227,9 @@ def test_users_names_are_few_and_handed_out_by_their_package():
     offered = {}
     for package in PACKAGES[:-1]:
         names = importlib.import_module(f"semsim.{package}").__all__
-        exported = [importlib.import_module(f"semsim.{name}").__all__ for name in MODULES if name.startswith(f"{package}.")]
+        exported = [
+            importlib.import_module(f"semsim.{name}").__all__ for name in MODULES if name.startswith(f"{package}.")
+        ]
         offered[package] = sorted(names), sorted(name for part in exported for name in part)
     assert not {package: both for package, both in offered.items() if both[0] != both[1]}
     assert sum(len(names) for names, _ in offered.values()) <= 70
@@ -235,7 +288,9 @@ def test_opens_with_its_purpose(notebook):
         assert re.fullmatch(r"#\|\s*default_exp [\w.]+", first["source"]), "the first cell is `#| default_exp` alone"
     title, opening = cells[:2]
     assert title["cell_type"] == opening["cell_type"] == "markdown"
-    assert re.fullmatch(r"# \S.*\n\n?> \S.*", title["source"].strip()), "a title, a `>` subtitle, and nothing else (it would not be shown)"
+    assert re.fullmatch(r"# \S.*\n\n?> \S.*", title["source"].strip()), (
+        "a title, a `>` subtitle, and nothing else (it would not be shown)"
+    )
     assert opening["source"].strip() and not opening["source"].startswith("# ")
 
 
@@ -244,7 +299,11 @@ def test_exports_are_documented_and_shown(notebook):
     if name is None:
         return
     tree = ast.parse(source_of(name).read_text(encoding="utf-8"))
-    public = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
     sources = [cell["source"] for cell in of_type(read(notebook), "code")]
 
     def is_shown(name):
@@ -264,7 +323,9 @@ def test_cells_are_short(notebook):
 def test_imports_stand_in_cells_of_their_own(notebook):
     "The site's build runs every cell that contains an import."
     bodies = {cell["id"]: ast.parse(cell["source"]).body for cell in of_type(read(notebook), "code")}
-    imports = {number: sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body) for number, body in bodies.items()}
+    imports = {
+        number: sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body) for number, body in bodies.items()
+    }
     assert not [number for number, count in imports.items() if 0 < count < len(bodies[number])]
 
 
@@ -288,7 +349,7 @@ PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]+\)|<img\b[^>]*>")
 
 
 def test_figures_are_described(notebook):
-    "Whoever cannot see a figure is told what it shows: `fig-alt` for what code draws, the text in brackets for a picture that prose shows."
+    "Each figure has a text for readers who cannot see it: `fig-alt` for plots, the text in brackets for pictures."
     undescribed = []
     for cell in read(notebook):
         drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
@@ -317,7 +378,9 @@ def shown_numbers(cells):
 
 
 MEASURED = re.compile(r"(?<![\w.,:/-])(\d*\.\d+|\d+(?= ?%))(?![\w.:/]*\w)( ?%)?")  # a decimal, or a share in per cent
-NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv[: ]\S+|\$[^$]*\$|95 %", flags=re.S)  # the last is the intervals' confidence
+NO_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|arXiv[: ]\S+|\$[^$]*\$|95 %", flags=re.S
+)  # the last is the intervals' confidence
 
 
 def test_numbers_in_the_prose_of_results_are_shown_on_the_page(notebook):
@@ -329,7 +392,9 @@ def test_numbers_in_the_prose_of_results_are_shown_on_the_page(notebook):
     for cell in of_type(cells, "markdown"):
         for number, percent in MEASURED.findall(NO_PROSE.sub("", cell["source"])):
             value, digits = float(number), len(number.partition(".")[2])
-            same = {round(abs(one), digits) for one in known} | ({round(abs(one) * 100, digits) for one in known} if percent else set())
+            same = {round(abs(one), digits) for one in known} | (
+                {round(abs(one) * 100, digits) for one in known} if percent else set()
+            )
             if value not in same:
                 lost.append((cell["id"], number))
     assert not lost
@@ -347,5 +412,9 @@ def texts(cells):
 
 
 def test_no_absolute_paths(notebook):
-    found = [text[max(0, m.start() - 20) : m.end() + 40] for text in texts(read(notebook)) for m in ABSOLUTE_PATH.finditer(text)]
+    found = [
+        text[max(0, m.start() - 20) : m.end() + 40]
+        for text in texts(read(notebook))
+        for m in ABSOLUTE_PATH.finditer(text)
+    ]
     assert not found

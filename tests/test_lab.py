@@ -7,9 +7,12 @@ from chromium import free_port, jupyterlab, needed, new_tab
 from conftest import NBS, ROOT, copy_of, notebooks
 
 STEPS = [path for path in notebooks() if path.relative_to(NBS).parts[0][0] in "1234"]
-READY = "() => window.jupyterapp && jupyterapp.shell.currentWidget?.context?.isReady && jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == 'connected'"
+READY = """() => {
+    const widget = window.jupyterapp?.shell.currentWidget;
+    return widget?.context?.isReady && widget.sessionContext.session?.kernel?.connectionStatus == 'connected';
+}"""
 RUN = "() => jupyterapp.commands.execute('notebook:run-all-cells')"
-# What is left when it has run: the number of code cells, of those that ran, what went wrong, and where the last figure is.
+# After a run: the number of code cells, the number of those that ran, the errors, and where the last figure is.
 STATE = """() => {
     const cells = jupyterapp.shell.currentWidget.content.model.sharedModel.cells.map(cell => cell.toJSON());
     const code = cells.filter(cell => cell.cell_type == 'code' && cell.source.length);
@@ -17,13 +20,17 @@ STATE = """() => {
     return {
         cells: code.length,
         ran: code.filter(cell => cell.execution_count).length,
-        errors: outputs.filter(output => output.output_type == 'error').map(output => output.ename + ': ' + output.evalue),
+        errors: outputs.filter(output => output.output_type == 'error')
+            .map(output => output.ename + ': ' + output.evalue),
         widgets: outputs.filter(output => output.data?.['application/vnd.jupyter.widget-view+json']).length,
         figure: cells.findLastIndex(cell => cell.outputs?.some(output => output.data?.['image/png'])),
     };
 }"""
 
-COUNTING = "import time\nfrom semsim.core.seeds import progress\nfor _ in progress(range(4), 'count'): time.sleep(1)\nprint('done')"
+COUNTING = """import time
+from semsim.core.seeds import progress
+for _ in progress(range(4), 'count'): time.sleep(1)
+print('done')"""
 
 pytestmark = needed
 
@@ -31,12 +38,15 @@ pytestmark = needed
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab on a copy of the notebooks, opened as `make lab` opens it; its address."
-    folder, port = tmp_path_factory.mktemp("lab")/"nbs", free_port()
+    folder, port = tmp_path_factory.mktemp("lab") / "nbs", free_port()
     copy_of(folder.parent, "nbs")
-    for name in ("semsim", "benchmarks"): (folder.parent/name).symlink_to(ROOT/name)
+    for name in ("semsim", "benchmarks"):
+        (folder.parent / name).symlink_to(ROOT / name)
     cell = dict(cell_type="code", id="count", execution_count=None, metadata={}, outputs=[], source=COUNTING)
     kernel = dict(name="python3", display_name="Python 3", language="python")
-    (folder/"progress.ipynb").write_text(json.dumps(dict(cells=[cell], metadata={"kernelspec": kernel}, nbformat=4, nbformat_minor=5)))
+    (folder / "progress.ipynb").write_text(
+        json.dumps(dict(cells=[cell], metadata={"kernelspec": kernel}, nbformat=4, nbformat_minor=5))
+    )
     with jupyterlab(folder, port, "--expose-app-in-browser", "--LabApp.default_url=/lab/tree/index.ipynb"):
         yield f"http://127.0.0.1:{port}"
 

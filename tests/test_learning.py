@@ -1,4 +1,4 @@
-"""Learning: what every sampler promises, for any answers; the losses against independent code; refusals before any training; interruptions at any epoch."""
+"""Training: the guarantees of every sampler, losses against independent code, refusals, interruptions at any epoch."""
 
 from dataclasses import replace
 
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import semsim.training.semsim_training as learning
+from semsim.core.datasets import Split
 from semsim.core.errors import InputError
 from semsim.core.seeds import generator
-from semsim.core.datasets import Split
-from semsim.training.triplets import (
-    SPLITS, SAMPLERS, Answered, folds, leave_one_out, paper_triplets, psnr_loss, psnr_triplets, released_triplets,
-    semi_hard, soft_triplets, triplet_loss,
-)
-from semsim.training.semsim_training import Recipe, margins_of, train_semsim
 from semsim.metrics.semsim import SemSim
+from semsim.training.semsim_training import Recipe, train_semsim, triplet_margins
+from semsim.training.triplets import (
+    SAMPLERS, SPLITS, TripletSource, folds, leave_one_out, paper_triplets, psnr_loss, psnr_triplets,
+    released_triplets, semi_hard, soft_triplets, triplet_loss,
+)
 
 SHARES = [0.0, 0.2, 0.5, 0.6, 0.8, 1.0]
 
@@ -31,13 +31,13 @@ def answers(draw):
     originals = draw(st.integers(1, 5))
     pairs = draw(st.lists(st.tuples(st.integers(0, originals - 1), st.sampled_from(SHARES)), min_size=2, max_size=12))
     owners, shares = zip((draw(st.integers(0, originals - 1)), 1.0), (draw(st.integers(0, originals - 1)), 0.0), *pairs)
-    return Answered(originals, torch.tensor(owners), torch.tensor(shares))
+    return TripletSource(originals, torch.tensor(owners), torch.tensor(shares))
 
 
-def facts(answered):
-    "For image numbers: whose an image is, and the share that recognised it (of an original all)."
-    owners = torch.cat([torch.arange(answered.originals), answered.owners])
-    return owners, torch.cat([torch.ones(answered.originals), answered.shares])
+def facts(source):
+    "For each image number: which original it belongs to, and the share that recognised it (1 for an original)."
+    owners = torch.cat([torch.arange(source.originals), source.owners])
+    return owners, torch.cat([torch.ones(source.originals), source.shares])
 
 
 anything = settings(max_examples=60, deadline=None)
@@ -48,27 +48,27 @@ anything = settings(max_examples=60, deadline=None)
 
 @anything
 @given(answers(), st.integers(0, 5))
-def test_paper_pairs_an_original_with_its_recognised_and_its_unrecognised(answered, seed):
-    rows, borrowed = paper_triplets(answered, generator(seed))
-    owner, share = facts(answered)
+def test_paper_pairs_an_original_with_its_recognised_and_its_unrecognised(source, seed):
+    rows, borrowed = paper_triplets(source, generator(seed))
+    owner, share = facts(source)
     anchor, positive, negative = rows.T
-    recognised = torch.nonzero(share[answered.originals:] > 0.5)[:, 0] + answered.originals
+    recognised = torch.nonzero(share[source.originals:] > 0.5)[:, 0] + source.originals
     assert positive.tolist() == recognised.tolist()  # each is a positive once
     assert (anchor == owner[positive]).all() and (share[negative] <= 0.5).all()
     foreign = owner[negative] != anchor
-    own = {one for one, value in zip(answered.owners.tolist(), answered.shares.tolist()) if value <= 0.5}
+    own = {one for one, value in zip(source.owners.tolist(), source.shares.tolist()) if value <= 0.5}
     assert foreign.tolist() == [one not in own for one in anchor.tolist()]
     assert borrowed == foreign.sum()
 
 
 @anything
 @given(answers(), st.integers(0, 5))
-def test_released_pulls_each_kind_together_and_the_kinds_apart(answered, seed):
-    rows, borrowed = released_triplets(answered, generator(seed))
-    owner, share = facts(answered)
+def test_released_pulls_each_kind_together_and_the_kinds_apart(source, seed):
+    rows, borrowed = released_triplets(source, generator(seed))
+    owner, share = facts(source)
     good = share > 0.5
     anchor, positive, negative = rows.T
-    used = [number for number in range(len(owner)) if owner[number] in answered.owners]
+    used = [number for number in range(len(owner)) if owner[number] in source.owners]
     assert sorted(anchor.tolist()) == used
     assert (good[anchor] == good[positive]).all() and (good[anchor] != good[negative]).all()
     assert (owner[anchor] == owner[positive]).all()
@@ -78,32 +78,34 @@ def test_released_pulls_each_kind_together_and_the_kinds_apart(answered, seed):
 
 @anything
 @given(answers(), st.integers(0, 5))
-def test_soft_always_sets_a_higher_share_above_a_lower(answered, seed):
-    rows, borrowed = soft_triplets(answered, generator(seed))
-    owner, share = facts(answered)
+def test_soft_always_sets_a_higher_share_above_a_lower(source, seed):
+    rows, borrowed = soft_triplets(source, generator(seed))
+    owner, share = facts(source)
     anchor, positive, negative = rows.T
     assert (anchor == owner[positive]).all() and (share[positive] > share[negative]).all()
-    assert sorted(positive.tolist()) == [n for n in range(answered.originals, len(owner)) if share[n] > 0]
+    assert sorted(positive.tolist()) == [n for n in range(source.originals, len(owner)) if share[n] > 0]
     foreign = owner[negative] != anchor
     assert (share[negative[foreign]] == 0).all() and foreign.sum() <= borrowed
-    margins = margins_of(rows, answered, Recipe(sampler="soft", margin=2.0))
+    margins = triplet_margins(rows, source, Recipe(sampler="soft", margin=2.0))
     assert torch.allclose(margins, 2 * (share[positive] - share[negative])) and (margins > 0).all()
 
 
 @anything
 @given(answers(), st.integers(0, 5))
-def test_psnr_draws_two_of_each(answered, seed):
-    rows, borrowed = psnr_triplets(answered, generator(seed))
-    owner, share = facts(answered)
-    assert (owner[rows[:, 1:3]] == rows[:, :1]).all() and (share[rows[:, 1:3]] > 0.5).all() and (share[rows[:, 3:]] <= 0.5).all()
+def test_psnr_draws_two_of_each(source, seed):
+    rows, borrowed = psnr_triplets(source, generator(seed))
+    owner, share = facts(source)
+    assert (owner[rows[:, 1:3]] == rows[:, :1]).all()
+    assert (share[rows[:, 1:3]] > 0.5).all()
+    assert (share[rows[:, 3:]] <= 0.5).all()
     assert borrowed == (owner[rows[:, 3:]] != rows[:, :1]).sum()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @settings(max_examples=20, deadline=None)
-@given(answered=answers())
-def test_counts_do_not_depend_on_chance_and_rows_only_on_the_seed(name, answered):
-    one, same, other = (SAMPLERS[name](answered, generator(seed)) for seed in (0, 0, 1))
+@given(source=answers())
+def test_counts_do_not_depend_on_chance_and_rows_only_on_the_seed(name, source):
+    one, same, other = (SAMPLERS[name](source, generator(seed)) for seed in (0, 0, 1))
     assert one[0].equal(same[0]) and (len(one[0]), one[1]) == (len(other[0]), other[1])
 
 
@@ -112,7 +114,11 @@ def test_counts_do_not_depend_on_chance_and_rows_only_on_the_seed(name, answered
 def test_semi_hard_by_the_definition(tenths, margin):
     distances = torch.tensor(tenths) / 10
     pool = torch.arange(2, 1 + len(tenths))
-    chosen = semi_hard(Answered(1, torch.zeros(len(tenths)).long(), torch.zeros(len(tenths)), distances, margin), pool, 0)
+    chosen = semi_hard(
+        TripletSource(1, torch.zeros(len(tenths)).long(), torch.zeros(len(tenths)), distances, margin),
+        pool,
+        0,
+    )
     expected = [n for n in pool.tolist() if 0 < (distances[n - 1] - distances[0]).item() < margin]
     if expected:
         assert chosen.tolist() == expected
@@ -124,7 +130,9 @@ def test_semi_hard_by_the_definition(tenths, margin):
 
 
 def test_triplet_loss_and_its_gradient_are_torchs():
-    ours, theirs = (F.normalize(torch.randn(3, 20, 6, generator=generator(0)), dim=2).requires_grad_() for _ in range(2))
+    ours, theirs = (
+        F.normalize(torch.randn(3, 20, 6, generator=generator(0)), dim=2).requires_grad_() for _ in range(2)
+    )
     loss, reference = triplet_loss(*ours, 0.7).mean(), torch.nn.TripletMarginLoss(margin=0.7, p=2)(*theirs)
     assert torch.allclose(loss, reference)
     loss.backward(), reference.backward()
@@ -133,13 +141,17 @@ def test_triplet_loss_and_its_gradient_are_torchs():
 
 def test_psnr_loss_by_numpy():
     random = np.random.default_rng(0)
-    seen, images = random.normal(size=(5, 4, 3)).astype("float32"), random.uniform(size=(5, 4, 1, 8, 8)).astype("float32")
+    embeddings, images = random.normal(size=(5, 4, 3)).astype("float32"), random.uniform(
+        size=(5, 4, 1, 8, 8)
+    ).astype("float32")
     quality = -10 * np.log10(((images[:1] - images[1:]) ** 2).mean((2, 3, 4)))
-    far = np.linalg.norm(seen[0] - seen[1:], axis=2)
+    far = np.linalg.norm(embeddings[0] - embeddings[1:], axis=2)
     p = 1 / (1 + np.exp(quality[0] - quality[1]))
     n = 1 / (1 + np.exp(quality[2] - quality[3]))
-    expected = sum(np.maximum(a - b + 1, 0) for a in (far[0] * p, far[1] * (1 - p)) for b in (far[2] * n, far[3] * (1 - n)))
-    found = psnr_loss([*torch.from_numpy(seen)], [*torch.from_numpy(images)], 1.0)
+    expected = sum(
+        np.maximum(a - b + 1, 0) for a in (far[0] * p, far[1] * (1 - p)) for b in (far[2] * n, far[3] * (1 - n))
+    )
+    found = psnr_loss([*torch.from_numpy(embeddings)], [*torch.from_numpy(images)], 1.0)
     assert np.allclose(found.numpy(), expected, atol=1e-4)
 
 
@@ -154,11 +166,15 @@ def test_folds_are_even(parts, more, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=20), st.sampled_from(SPLITS), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=20),
+    st.sampled_from(SPLITS),
+    st.integers(0, 5),
+)
 def test_leave_one_out_shares_neither_originals_nor_values(pairs, by, first):
     table = pd.DataFrame([(0, "a"), (5, "b"), *pairs], columns=["original", by])
-    for value, teach, test in leave_one_out(table, by, table.original < first):
-        left, right = table.iloc[teach.tolist()], table.iloc[test.tolist()]
+    for value, train, test in leave_one_out(table, by, table.original < first):
+        left, right = table.iloc[train.tolist()], table.iloc[test.tolist()]
         assert set(left.original).isdisjoint(right.original)
         assert value not in set(left[by]) and set(right[by]) <= {value}
         assert len(left) + len(right) == ((table.original < first) != (table[by] == value)).sum()
@@ -172,17 +188,32 @@ def material(count=6, size=16):
     random = generator("material")
     images = torch.rand(count, 1, size, size, generator=random)
     originals = Split(images, torch.arange(count), tuple(f"o{number}" for number in range(count)))
-    return originals, torch.cat([images, torch.rand(images.shape, generator=random)]), torch.arange(count).repeat(2), torch.tensor([True] * count + [False] * count)
+    return originals, torch.cat(
+        [images, torch.rand(images.shape, generator=random)]
+    ), torch.arange(count).repeat(2), torch.tensor([True] * count + [False] * count)
 
 
 TINY = Recipe("resnet20-0.0625", epochs=3, augment="crop", batch=4)
 
 
-@pytest.mark.parametrize("which, value, message", [
-    (1, torch.zeros(0, 1, 16, 16), "reconstructions: empty"), (1, torch.full((12, 1, 16, 16), 2.0), "expected \\[0, 1\\]"), (1, torch.full((12, 1, 16, 16), float("nan")), "NaN"),
-    (1, torch.zeros(12, 3, 16, 16), "make them alike"), (1, torch.zeros(12, 1, 32, 32), "make them alike"), (1, torch.zeros(11, 1, 16, 16), "11 reconstructions, 12 owners, 12 answers"),
-    (2, torch.arange(11), "12 reconstructions, 11 owners"), (2, torch.arange(12), "row numbers of the 6 originals"), (2, torch.arange(12) - 6, "row numbers"),
-    (3, torch.ones(12), "no unrecognised"), (3, torch.full((12,), 0.5), "no recognised"), (3, torch.linspace(0, 2, 12), "shares in"), (3, torch.full((12,), float("nan")), "shares in")])
+@pytest.mark.parametrize(
+    "which, value, message",
+    [
+        (1, torch.zeros(0, 1, 16, 16), "reconstructions: empty"),
+        (1, torch.full((12, 1, 16, 16), 2.0), "expected \\[0, 1\\]"),
+        (1, torch.full((12, 1, 16, 16), float("nan")), "NaN"),
+        (1, torch.zeros(12, 3, 16, 16), "make them the same shape"),
+        (1, torch.zeros(12, 1, 32, 32), "make them the same shape"),
+        (1, torch.zeros(11, 1, 16, 16), "11 reconstructions, 12 owners, 12 answers"),
+        (2, torch.arange(11), "12 reconstructions, 11 owners"),
+        (2, torch.arange(12), "row numbers of the 6 originals"),
+        (2, torch.arange(12) - 6, "row numbers"),
+        (3, torch.ones(12), "no unrecognised"),
+        (3, torch.full((12,), 0.5), "no recognised"),
+        (3, torch.linspace(0, 2, 12), "shares in"),
+        (3, torch.full((12,), float("nan")), "shares in"),
+    ],
+)
 def test_refuses_what_nothing_can_be_learnt_from(which, value, message):
     given = list(material())
     given[which] = value
@@ -190,9 +221,18 @@ def test_refuses_what_nothing_can_be_learnt_from(which, value, message):
         train_semsim(*given, "nobody", TINY)
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(sampler="hard"), "unknown sampler"), (dict(mining="hardest"), "unknown mining"), (dict(augment="rotate"), "unknown augmentation"),
-    (dict(sampler="psnr", mining="semi-hard"), "goes with the sampler 'paper'"), (dict(epochs=0), "1 or more"), (dict(batch=0), "1 or more"), (dict(arch="resnot"), "unknown architecture")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(sampler="hard"), "unknown sampler"),
+        (dict(mining="hardest"), "unknown mining"),
+        (dict(augment="rotate"), "unknown augmentation"),
+        (dict(sampler="psnr", mining="semi-hard"), "goes with the sampler 'paper'"),
+        (dict(epochs=0), "1 or more"),
+        (dict(batch=0), "1 or more"),
+        (dict(arch="resnot"), "unknown architecture"),
+    ],
+)
 def test_refuses_a_recipe_that_cannot_be_followed(changes, message):
     with pytest.raises(InputError, match=message):
         train_semsim(*material(), "nobody", replace(TINY, **changes))
@@ -237,8 +277,17 @@ def test_refuses_a_checkpoint_of_another_training_and_a_damaged_one(tmp_path):
 
 def test_the_saved_metric_is_the_one_in_memory(tmp_path):
     originals, reconstructions, owners, recognised = material()
-    metric = train_semsim(originals, reconstructions, owners, recognised, "made up", replace(TINY, epochs=1, consistency=0.5, mining="semi-hard", margin=0.3))
+    metric = train_semsim(
+        originals,
+        reconstructions,
+        owners,
+        recognised,
+        "made up",
+        replace(TINY, epochs=1, consistency=0.5, mining="semi-hard", margin=0.3),
+    )
     metric.save(tmp_path / "metric.safetensors")
     again = SemSim.load(tmp_path / "metric.safetensors")
-    assert again.score(originals.images, reconstructions, owners).equal(metric.score(originals.images, reconstructions, owners))
+    assert again.score(originals.images, reconstructions, owners).equal(
+        metric.score(originals.images, reconstructions, owners)
+    )
     assert again.card["annotator"] == "made up" and again.card["borrowed"] == 0

@@ -15,13 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from semsim.analysis.reporting import verdict
-from semsim.core.errors import InputError
 from semsim.core.datasets import Split
 from semsim.analysis.intervals import agreement
-from semsim.study.report import contact_sheet, write_study_page
+from semsim.study.report import write_study_page
 from semsim.study import report
 from semsim.study.settings import Study
 
@@ -275,50 +273,3 @@ def test_a_failed_write_leaves_the_older_report(results, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         written(results, tmp_path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
-
-
-# The contact sheet
-
-
-def shades(n, channels=1):
-    "Originals in rising grey, black reconstructions."
-    originals = torch.linspace(0.1, 0.9, n).view(n, 1, 1, 1).expand(n, channels, 8, 8)
-    return originals, torch.zeros_like(originals)
-
-
-def sheet_order(path):
-    "The greys of a sheet with one row of originals, from left to right."
-    grey = np.asarray(Image.open(path).convert("L")).astype(int)
-    blocks = [row for row in grey if 0 < np.isin(row, (26, 128, 230)).mean()]
-    line = max(blocks, key=lambda row: np.isin(row, (26, 128, 230)).sum())
-    seen = [value for value in line if value in (26, 128, 230)]
-    return list(dict.fromkeys(seen))
-
-
-@pytest.mark.parametrize("higher, order", [(True, [230, 128, 26]), (False, [26, 128, 230])])
-def test_the_leakiest_comes_first(higher, order, tmp_path):
-    path = contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b", "c"], [0.1, 0.5, 0.9], "m", higher)
-    assert sheet_order(path) == order
-
-
-def test_only_the_leakiest_are_shown_and_nan_is_last(tmp_path):
-    values = pd.Series([0.9, 0.1, np.nan], index=[7, 8, 9])
-    path = contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b", "c"], values, "m", True, count=2)
-    assert sheet_order(path) == [26, 128]
-
-
-@pytest.mark.parametrize("n, channels", [(1, 1), (1, 3), (9, 3), (40, 1)])
-def test_any_number_of_pairs_with_any_name(n, channels, tmp_path):
-    names = [FORMULA + "x" * 300] * n
-    path = contact_sheet(tmp_path / "sheet.png", *shades(n, channels), names, [np.inf] * n, "a$b$", True)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG" and max(picture.size) < 2000
-    assert not plt.get_fignums()
-
-
-def test_a_refused_sheet_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match="3 pairs, but 2 names and 3 values"):
-        contact_sheet(tmp_path / "sheet.png", *shades(3), ["a", "b"], [1, 2, 3], "m", True)
-    with pytest.raises(InputError, match="must match"):
-        contact_sheet(tmp_path / "sheet.png", shades(3)[0], shades(2)[1], ["a"] * 3, [1, 2, 3], "m", True)
-    assert not list(tmp_path.iterdir())

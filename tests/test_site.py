@@ -18,7 +18,8 @@ PHONE = 390
 # What a page holds, once it is drawn.
 FACTS = """() => ({
     width: document.documentElement.scrollWidth,
-    images: [...document.images].map(image => [image.src.slice(0, 60), image.alt, image.naturalWidth && image.clientWidth]),
+    images: [...document.images].map(
+        image => [image.src.slice(0, 60), image.alt, image.naturalWidth && image.clientWidth]),
     links: [...document.links].map(link => link.href),
     ids: [...document.querySelectorAll("[id]")].map(element => element.id),
     equations: document.querySelectorAll(".math").length,
@@ -26,26 +27,45 @@ FACTS = """() => ({
     broken: [...document.querySelectorAll(".katex-error")].map(element => element.title),
 })"""
 # The figure that each step is read for, by words of its alternative text.
-KEY_FIGURES = {"index.html": "mirrored", "attack.html": "reconstructions below", "metrics.html": "spoilt copies", "semsim.html": "distance and probability", "analysis.html": "rank correlations over originals"}
+KEY_FIGURES = {
+    "index.html": "mirrored",
+    "attack.html": "reconstructions below",
+    "metrics.html": "spoilt copies",
+    "semsim.html": "distance and probability",
+    "analysis.html": "rank correlations over originals",
+}
 
-pytestmark = [needed, pytest.mark.skipif(not shutil.which("npm") and not os.environ.get("CI"), reason="no npm on this machine, from which KaTeX comes: apt-get install npm")]
+pytestmark = [
+    needed,
+    pytest.mark.skipif(
+        not shutil.which("npm") and not os.environ.get("CI"),
+        reason="no npm on this machine, from which KaTeX comes: apt-get install npm",
+    ),
+]
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, worker_id):
-    "The site's folder, built once for all workers, from a copy: what is built must not disturb tests that read the repository."
+    "The site's folder, built once for all workers, from a copy, so that tests can read the repository meanwhile."
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    copy = shared/"site"
-    with FileLock(shared/"site.lock"):
+    copy = shared / "site"
+    with FileLock(shared / "site.lock"):
         if not copy.exists():
             copy_of(copy, "nbs", "semsim", "tools", "benchmarks", "settings.ini")
-            ended = subprocess.run([sys.executable, "tools/docs.py"], cwd=copy, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(copy)})
+            ended = subprocess.run(
+                [sys.executable, "tools/docs.py"],
+                cwd=copy,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONPATH": str(copy)},
+            )
             assert ended.returncode == 0, ended.stdout + ended.stderr
-    return copy/"_docs"
+    return copy / "_docs"
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +84,15 @@ def pages(built, address, browser):
     with new_tab(browser, width=PHONE) as tab:
         said = []
         tab.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-        tab.on("response", lambda response: said.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+        tab.on(
+            "response",
+            lambda response: said.append(f"{response.status} {response.url}") if response.status >= 400 else None,
+        )
         for path in sorted(path.relative_to(built).as_posix() for path in built.rglob("*.html")):
             tab.goto(address + path, wait_until="load")
-            tab.wait_for_function("() => document.querySelectorAll('.math').length == 0 || document.querySelector('.math .katex')")
+            tab.wait_for_function(
+                "() => document.querySelectorAll('.math').length == 0 || document.querySelector('.math .katex')"
+            )
             found[path] = tab.evaluate(FACTS) | {"said": said.copy()}
             said.clear()
     return found
@@ -94,16 +119,24 @@ def test_figures_are_shown_and_described(pages):
 
 def test_equations_are_drawn(pages):
     assert sum(page["equations"] for page in pages.values()) > 100
-    assert not {path: page["broken"] for path, page in pages.items() if page["broken"] or page["drawn"] != page["equations"]}
+    assert not {
+        path: page["broken"] for path, page in pages.items() if page["broken"] or page["drawn"] != page["equations"]
+    }
 
 
 def test_links_lead_somewhere(pages, built, address):
-    inside = {(path, link.removeprefix(address)) for path, page in pages.items() for link in page["links"] if link.startswith(address)}
+    inside = {
+        (path, link.removeprefix(address))
+        for path, page in pages.items()
+        for link in page["links"]
+        if link.startswith(address)
+    }
     lost = []
     for path, link in inside:
         to, _, anchor = link.partition("#")
         to = unquote(to) or "index.html"
-        if not (built/to).is_file() or (anchor and to in pages and unquote(anchor) not in pages[to]["ids"]): lost.append((path, link))
+        if not (built / to).is_file() or (anchor and to in pages and unquote(anchor) not in pages[to]["ids"]):
+            lost.append((path, link))
     assert len(inside) > 1000
     assert not sorted(lost)
 
@@ -133,7 +166,10 @@ def test_each_step_shows_its_key_figure(tab, address, page):
 
 
 def test_light_and_dark(browser, address):
-    brightness = "() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3"
+    brightness = """() => {
+        const rgb = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3);
+        return rgb.reduce((sum, part) => sum + Number(part), 0) / 3;
+    }"""
     for scheme, is_dark in (("light", False), ("dark", True)):
         with new_tab(browser, width=1300, color_scheme=scheme) as tab:
             tab.goto(address)

@@ -48,7 +48,7 @@ def write_settings(folder, **changes):
 
 
 def units_in(folder):
-    return [path for path in Path(folder).glob("units/*/*") if not path.name.startswith(".")]
+    return [path for path in Path(folder).glob("tasks/*/*") if not path.name.startswith(".")]
 
 
 def tables(folder):
@@ -60,7 +60,7 @@ def tables(folder):
 def entered(folder):
     "How often each unit was entered into the manifest as written."
     lines = [json.loads(line) for line in (Path(folder) / "manifest.jsonl").read_text().splitlines()]
-    return Counter(line["unit"] for line in lines if "sha256" in line)
+    return Counter(line["task"] for line in lines if "sha256" in line)
 
 
 @pytest.fixture(scope="module")
@@ -231,14 +231,14 @@ def changed_units(folder, before):
 
 def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, semsim, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
-    table, network = next(copy.glob("units/scores/*")), next(copy.glob("units/classifier/*"))
+    table, network = next(copy.glob("tasks/scores/*")), next(copy.glob("tasks/classifier/*"))
     table.write_bytes(table.read_bytes()[:-20])
     tensors, card = load_tensors(network)
     name = next(iter(tensors))
     save_tensors(network, tensors | {name: tensors[name] + 1}, card)  # a sound file with other weights
     code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", copy, "--workers", 1)
     assert code == 0 and err.count("computed again") == 2 and table.name in err and network.name in err, err
-    assert changed_units(copy, before) == {f"units/scores/{table.name}", f"units/classifier/{network.name}"}
+    assert changed_units(copy, before) == {f"tasks/scores/{table.name}", f"tasks/classifier/{network.name}"}
     assert tables(copy) == tables(undisturbed)
 
 
@@ -246,7 +246,7 @@ def test_one_more_metric_is_one_more_column(copy, undisturbed, semsim, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
     code, _, err = semsim("run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, "--workers", 1)
     assert code == 0 and "other settings than in the last run: data, metrics" in err, err
-    assert len(new := changed_units(copy, before)) == 2 and all(path.startswith("units/scores/") for path in new)
+    assert len(new := changed_units(copy, before)) == 2 and all(path.startswith("tasks/scores/") for path in new)
     scores, first = pd.read_parquet(copy / "tables/scores.parquet"), pd.read_parquet(undisturbed / "tables/scores.parquet")
     pd.testing.assert_frame_equal(scores.drop(columns="rmse"), first)
     torch.testing.assert_close(torch.tensor(scores.rmse**2), torch.tensor(scores.mse), rtol=1e-5, atol=0)
@@ -339,8 +339,8 @@ def test_data_that_changed_under_a_study_are_refused(semsim, refused, tmp_path):
 def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, semsim, tmp_path):
     manifest, outside = copy / "manifest.jsonl", tmp_path / "outside.parquet"
     outside.write_text("mine")
-    hostile = [dict(unit="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1), dict(unit="/etc/passwd", error="\x1b[2J<script>alert(1)</script>")]
-    hostile += [dict(unit=key, sha256="0" * 64, bytes=-1, seconds=1e9) for key in entered(copy)]
+    hostile = [dict(task="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1), dict(task="/etc/passwd", error="\x1b[2J<script>alert(1)</script>")]
+    hostile += [dict(task=key, sha256="0" * 64, bytes=-1, seconds=1e9) for key in entered(copy)]
     manifest.write_text(manifest.read_text() + "".join(json.dumps(line) + "\n" for line in hostile))
     code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", copy, "--workers", 1)
     assert code == 0 and err.count("computed again") == len(units_in(undisturbed)), err
@@ -349,16 +349,16 @@ def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, semsim, tmp_path):
 
 
 def test_errors_from_a_manifest_cannot_mark_up_the_report_or_the_screen(copy, semsim, tmp_path):
-    gone = next(copy.glob("units/scores/*"))
+    gone = next(copy.glob("tasks/scores/*"))
     gone.unlink()
     with open(copy / "manifest.jsonl", "a") as manifest:
-        manifest.write(json.dumps(dict(unit=f"units/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n")
+        manifest.write(json.dumps(dict(task=f"tasks/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n")
     code, out, err = semsim("report", copy)
     page = (copy / "report/index.html").read_text()
     assert code == 1 and "\x1b" not in out + err and "<script>" not in page and "&lt;script&gt;alert(1)" in page
 
 
-@pytest.mark.parametrize("link", ["units", "tables", "manifest.jsonl", "units/classifier", "report"])
+@pytest.mark.parametrize("link", ["tasks", "tables", "manifest.jsonl", "tasks/classifier", "report"])
 def test_links_out_of_the_folder_are_refused(copy, tmp_path, link, refused):
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -423,7 +423,7 @@ def test_two_data_sets_are_never_pooled_and_each_is_scored_by_what_the_other_tau
         assert len(list((tmp_path / "study/reconstructions" / data / "lenet none").glob("*_rec.png"))) == 10
     page = write_report(results, tmp_path / "study").read_text()
     assert "All data sets" in page and "semsim[other data]" in page
-    other = load_tensors(next(path for path in (tmp_path / "study/units/semsim").iterdir() if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20))
+    other = load_tensors(next(path for path in (tmp_path / "study/tasks/semsim").iterdir() if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20))
     assert all(name.startswith("others/") for name in other[1]["originals"])  # what scores the pictures has not seen one of them
 
 

@@ -25,7 +25,18 @@ def stage():
     "The folder with the notebooks as the site shows them. (nbdev's own commands would first try to install Quarto.)"
     refresh_quarto_yml()
     _build_modidx()
-    return proc_nbs(get_config().nbs_path, n_workers=0, force=True)
+    with tempfile.TemporaryDirectory() as copy:
+        notebooks = Path(copy) / "nbs"
+        shutil.copytree(get_config().nbs_path, notebooks)
+        document_internal_names(notebooks)
+        return proc_nbs(notebooks, n_workers=0, force=True)
+
+
+def document_internal_names(folder):
+    "Show the signatures of internal functions too: a reader of the site steps through them as one of JupyterLab does."
+    for path in folder.rglob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"#| exporti\\n"', '"#| export\\n"'), encoding="utf-8")
 
 
 def rename(folder):

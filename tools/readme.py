@@ -11,7 +11,9 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = "README_files"
-CONFIG = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": ["hide"], "remove_input_tags": ["no-echo"]}})
+CONFIG = Config(
+    {"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": ["hide"], "remove_input_tags": ["no-echo"]}}
+)
 
 
 def tidy(cell):
@@ -31,7 +33,9 @@ def render():
     "The bytes of README.md and of its figures, by path."
     notebook = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     notebook.metadata.language_info = {"name": "python"}
-    described = iter(re.findall(r'^#\| fig-alt: "(.+)"$', "\n".join(cell.source for cell in notebook.cells), flags=re.M))
+    described = iter(
+        re.findall(r'^#\| fig-alt: "(.+)"$', "\n".join(cell.source for cell in notebook.cells), flags=re.M)
+    )
     for cell in notebook.cells:
         tidy(cell)
     resources = {"output_files_dir": FIGURES, "unique_key": "figure"}

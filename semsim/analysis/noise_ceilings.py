@@ -18,18 +18,22 @@ from .resampling import FACETS, draws, interval, resample, smooth
 
 # %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #f69c2169
 def icc(
-    table, # (n,k) a score of each target by each annotator, complete
-)->float: # at most 1, higher = more reliable; NaN where the targets do not differ
+    table, # (n,k) a score of each item by each annotator, complete
+)->float: # at most 1, higher = more reliable; NaN where the items do not differ
     "Intraclass correlation ICC(2,k): the reliability of the mean of k annotators."
     table = np.asarray(table, float)
     n, k = table.shape
-    if n < 2 or k < 2 or np.isnan(table).any(): raise InputError(f"ICC(2,k) needs 2 targets and 2 annotators or more and no gap, not {n} x {k} with {np.isnan(table).sum()} gaps")
+    gaps = np.isnan(table).sum()
+    if n < 2 or k < 2 or gaps:
+        needed = "ICC(2,k) needs 2 items and 2 annotators or more and no gap"
+        raise InputError(f"{needed}, not {n} x {k} with {gaps} gaps")
     rows, columns = table.mean(1, keepdims=True), table.mean(0, keepdims=True)
+    residuals = table - rows - columns + table.mean()
     ms_rows = k * rows.var(ddof=1)
     ms_columns = n * columns.var(ddof=1)
-    ms_rest = ((table - rows - columns + table.mean())**2).sum() / ((n - 1) * (k - 1))
-    below = ms_rows + (ms_columns - ms_rest) / n
-    return (ms_rows - ms_rest) / below if ms_rows > 1e-15 and below > 0 else np.nan
+    ms_residuals = (residuals**2).sum() / ((n - 1) * (k - 1))
+    denominator = ms_rows + (ms_columns - ms_residuals) / n
+    return (ms_rows - ms_residuals) / denominator if ms_rows > 1e-15 and denominator > 0 else np.nan
 
 # %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #288822f2
 def annotator_reliability(
@@ -45,26 +49,60 @@ def annotator_reliability(
     return icc(table)
 
 # %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #0ead1aaa
-ANNOTATOR = "left-out annotator" # the row of the table that is the ceiling
+ANNOTATOR = "left-out annotator" # the row of the table that is the noise ceiling
 
 def _against_others(scores, annotators, out, metrics, higher):
-    "Rows in which one annotator and the metrics face the mean of the other annotators"
+    "Rows in which one annotator and the metrics are compared with the mean of the other annotators"
     others = scores[[name for name in annotators if name != out]].mean(axis=1)
-    frame = scores[["model", "original", *metrics]].assign(**{ANNOTATOR: scores[out].astype(float), "mean of the others": others})
+    columns = {ANNOTATOR: scores[out].astype(float), "mean of the others": others}
+    frame = scores[["model", "original", *metrics]].assign(**columns)
     return checked_rows(frame, "mean of the others", [*metrics, ANNOTATOR], {**higher, ANNOTATOR: True})
 
 def _check_annotators(scores, annotators):
-    "The names as a list, once they can be used"
+    "The names as a list, after a check of their columns"
     annotators = list(annotators)
     if len(annotators) < 3: raise InputError(f"{len(annotators)} annotators: leaving one out needs at least 3")
     for name in annotators:
         check_name("annotator column", name, scores.columns)
         values = scores[name].dropna().astype(float)
-        if values.min() < 0 or values.max() > 1:
-            raise InputError(f"{name!r} runs from {values.min():g} to {values.max():g}: an annotator's column holds 1 where the class was named and 0 where it was not, not the answers")
+        if values.min() >= 0 and values.max() <= 1: continue
+        expected = "an annotator's column holds 1 where the class was named and 0 where it was not, not the answers"
+        raise InputError(f"{name!r} runs from {values.min():g} to {values.max():g}: {expected}")
     return annotators
 
-# %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #dcfde8c1
+# %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #aa87e2ac
+_COLUMNS = [
+    "metric", "level", "coefficient", "facet", "statistic", "low", "high", "pvalue", "n", "of_ceiling",
+    "all_annotators", "reliability", "disattenuated", "undefined_resamples", "method", "dropped", "estimand",
+]
+
+def _level_ceiling(complete, annotators, leaving, whole, level, coefficients, drawn, confidence):
+    "The table for one level"
+    by_annotator = [resample(rows, level, coefficients, drawn) for rows in leaving]
+    against_all = resample(whole, level, coefficients, drawn)
+    reliability = annotator_reliability(complete, annotators, level)
+    n = {"model": len(whole.models), "image": len(whole.target), "original": len(whole.originals)}[level]
+    table = []
+    for name in coefficients:
+        values = np.mean([one[name] for one in by_annotator], axis=0) # (K+1,R)
+        for k, metric in enumerate(leaving[0].metrics):
+            full = against_all[name][k, 0] if metric != ANNOTATOR else np.nan
+            disattenuated = full / np.sqrt(reliability) if name != "kendall" and reliability > 0 else np.nan
+            about = dict(metric=metric, level=level, coefficient=name, pvalue=np.nan, n=n)
+            found = interval(values[k], drawn, confidence, smooth(level, name))
+            compared = dict(of_ceiling=values[k, 0] / values[-1, 0], all_annotators=full, reliability=reliability)
+            table.append(about | found | compared | dict(disattenuated=disattenuated))
+    return pd.DataFrame(table)
+
+# %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #467ca945
+def _complete(scores, columns):
+    "The rows that have all the columns, with a warning if others are left out"
+    complete = scores.dropna(subset=columns)
+    lacking = len(scores) - len(complete)
+    if lacking: warnings.warn(f"{lacking} of {len(scores)} rows lack a metric or an annotator and are left out")
+    return complete
+
+# %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #cd7d7b0e
 def noise_ceiling(
     scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, metrics, a column for each annotator
     annotators, # names of the annotators' columns, three or more; 1 = named the class, 0 = did not
@@ -76,34 +114,19 @@ def noise_ceiling(
     n_resamples:int=2000, # drawn studies
     seed:int=0, # of the draws
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # a row for each metric and for the left-out annotator: `statistic`, its share of the ceiling, `annotator_reliability`, `disattenuated`
+)->pd.DataFrame: # a row for each metric and for the left-out annotator; higher `statistic` = agrees better
     "How well metrics agree with the annotators, beside how well one more annotator would."
-    check_name("level", level, (*LEVELS, "all")); check_name("facet", facet, FACETS)
+    check_name("level", level, (*LEVELS, "all"))
+    check_name("facet", facet, FACETS)
     for name in coefficients: check_name("coefficient", name, [one for one in COEFFICIENTS if one != "auc"])
-    annotators, higher = _check_annotators(scores, annotators), directions([metrics] if isinstance(metrics, str) else metrics, higher_is_leakier)
-    complete = scores.dropna(subset=[*annotators, *higher])
-    if len(complete) < len(scores): warnings.warn(f"{len(scores) - len(complete)} of {len(scores)} rows lack a metric or an annotator and are left out")
+    annotators = _check_annotators(scores, annotators)
+    higher = directions([metrics] if isinstance(metrics, str) else metrics, higher_is_leakier)
+    complete = _complete(scores, [*annotators, *higher])
     leaving = [_against_others(complete, annotators, out, list(higher), higher) for out in annotators]
-    whole = checked_rows(complete.assign(**{"mean of all": complete[annotators].mean(axis=1)}), "mean of all", list(higher), higher)
+    with_mean = complete.assign(**{"mean of all": complete[annotators].mean(axis=1)})
+    whole = checked_rows(with_mean, "mean of all", list(higher), higher)
     drawn = draws(len(whole.originals), len(whole.models), facet, n_resamples, seed)
-    found = [_level_ceiling(complete, annotators, leaving, whole, one, coefficients, drawn, confidence) for one in (LEVELS if level == "all" else (level,))]
-    return pd.concat(found, ignore_index=True).assign(facet=facet, estimand=FACETS[facet], dropped=len(scores) - len(complete))[_COLUMNS]
-
-# %% ../../nbs/4_analysis/06_noise_ceilings.ipynb #aa87e2ac
-_COLUMNS = "metric level coefficient facet statistic low high pvalue n of_ceiling all_annotators reliability disattenuated undefined_resamples method dropped estimand".split()
-
-def _level_ceiling(complete, annotators, leaving, whole, level, coefficients, drawn, confidence):
-    "The table for one level"
-    by_annotator = [resample(rows, level, coefficients, drawn) for rows in leaving]
-    everybody = resample(whole, level, coefficients, drawn)
-    reliable = annotator_reliability(complete, annotators, level)
-    n = {"model": len(whole.models), "image": len(whole.target), "original": len(whole.originals)}[level]
-    table = []
-    for name in coefficients:
-        values = np.mean([one[name] for one in by_annotator], axis=0) # (K+1,R)
-        for k, metric in enumerate(leaving[0].metrics):
-            full = everybody[name][k, 0] if metric != ANNOTATOR else np.nan
-            lifted = full / np.sqrt(reliable) if name != "kendall" and reliable > 0 else np.nan
-            table.append(dict(metric=metric, level=level, coefficient=name, **interval(values[k], drawn, confidence, smooth(level, name)), pvalue=np.nan, n=n,
-                              of_ceiling=values[k, 0] / values[-1, 0], all_annotators=full, reliability=reliable, disattenuated=lifted))
-    return pd.DataFrame(table)
+    tables = [_level_ceiling(complete, annotators, leaving, whole, one, coefficients, drawn, confidence)
+              for one in (LEVELS if level == "all" else (level,))]
+    about = dict(facet=facet, estimand=FACETS[facet], dropped=len(scores) - len(complete))
+    return pd.concat(tables, ignore_index=True).assign(**about)[_COLUMNS]

@@ -13,109 +13,94 @@ import pandas as pd
 
 from ..core.errors import InputError
 from .frames import checked_rows
-from .resampling import FACETS, Draws, draws, interval, mean_defined, resample
+from .resampling import FACETS, draws, interval, mean_defined
 
 # %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #e892cd63
-def _sure(rows, n_permutations, seed):
-    "(P,K+1) one-sided p that the first model of a pair leaks more: metrics, then annotators; and the pairs"
+def _pair_p_values(rows, n_permutations, seed):
+    "(P,K+1) one-sided p that the first model of a pair leaks more: metrics, then annotators; and the pairs (P,2)"
     grids = np.stack([rows.grid(column) for column in (*rows.values, rows.target)])
     pairs = np.array(list(combinations(range(len(rows.models)), 2)))
-    differences = np.nan_to_num(grids[:, :, pairs[:, 0]] - grids[:, :, pairs[:, 1]]) # an original that one model lacks says nothing
+    differences = np.nan_to_num(grids[:, :, pairs[:, 0]] - grids[:, :, pairs[:, 1]])
     differences = np.moveaxis(differences, 0, -1).reshape(len(rows.originals), -1)
     flips = np.random.default_rng([seed, 3]).integers(0, 2, (n_permutations, len(differences))) * 2. - 1
-    observed = differences.sum(0)
-    scale = 1e-12 * np.abs(differences).sum(0)
-    return ((1 + (flips @ differences >= observed - scale).sum(0)) / (1 + n_permutations)).reshape(len(pairs), -1), pairs
+    observed, rounding_error = differences.sum(0), 1e-12 * np.abs(differences).sum(0)
+    as_large = (flips @ differences >= observed - rounding_error).sum(0)
+    return ((1 + as_large) / (1 + n_permutations)).reshape(len(pairs), -1), pairs
 
-# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #31730c59
+# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #972cdf37
 def soft_pairwise_accuracy(
     scores:pd.DataFrame, # a row a reconstruction, as for `compare`
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
+    target:str, # column of the target score, in [0, 1], higher = more recognised
     metrics, # column names of the metrics
     higher_is_leakier:dict=None, # for columns that are no metric of this project
     n_permutations:int=1000, # flips of signs
     n_resamples:int=2000, # drawn sets of models, for the interval
     seed:int=0, # of flips and draws
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # a row a metric: `statistic` in [0,1], higher = as sure as the annotators; n pairs of models; models like these
+)->pd.DataFrame: # a row a metric: `statistic` in [0,1], higher = as sure as the annotators; n pairs; models like these
     "How nearly a metric is as sure as the annotators about which of two models leaks more."
     rows = checked_rows(scores, target, metrics, higher_is_leakier)
     if len(rows.models) < 4: raise InputError(f"{len(rows.models)} models: pairs of models need at least 4")
-    p, pairs = _sure(rows, n_permutations, seed)
+    p, pairs = _pair_p_values(rows, n_permutations, seed)
     drawn = draws(len(rows.originals), len(rows.models), "models", n_resamples, seed)
     weights = drawn.models[pairs[:, 0]] * drawn.models[pairs[:, 1]] # (P,R)
-    far = np.abs(p[:, :-1] - p[:, -1:])
-    found = 1 - np.divide(far.T @ weights, weights.sum(0), out=np.full((far.shape[1], weights.shape[1]), np.nan), where=weights.sum(0) > 0)
-    return pd.DataFrame([dict(metric=name, target=target, **interval(values, drawn, confidence), pvalue=np.nan, n=len(pairs), chance=.5, estimand=FACETS["models"])
-                         for name, values in zip(rows.metrics, found)]).sort_values("statistic", ascending=False, ignore_index=True)
+    distance, total = np.abs(p[:, :-1] - p[:, -1:]), weights.sum(0) # (P,K), (R,)
+    undefined = np.full((distance.shape[1], len(total)), np.nan)
+    accuracy = 1 - np.divide(distance.T @ weights, total, out=undefined, where=total > 0)
+    about = dict(pvalue=np.nan, n=len(pairs), chance=.5, estimand=FACETS["models"])
+    table = [dict(metric=name, target=target, **interval(values, drawn, confidence), **about)
+             for name, values in zip(rows.metrics, accuracy)]
+    return pd.DataFrame(table).sort_values("statistic", ascending=False, ignore_index=True)
 
-# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #88f7a1b9
+# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #0198b928
 def _best_threshold(gap, tied, right):
     "The gap up to which pairs are best called equal; -1 for none"
     order = np.argsort(gap, kind="stable")
     gain = np.cumsum(np.where(tied[order], 1, -right[order].astype(int)))
-    last = np.r_[np.diff(gap[order]) > 0, True] # pairs with the same gap are called equal together
-    gain = np.where(last, gain, -np.inf)
+    last_of_gap = np.r_[np.diff(gap[order]) > 0, True] # pairs with the same gap are called equal together
+    gain = np.where(last_of_gap, gain, -np.inf)
     best = int(np.argmax(gain))
     return gap[order][best] if gain[best] > 0 else -1.
 
+# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #0d2326f7
 def _accuracies(x, y, fold):
     "(O,) accuracy within each original, the threshold chosen on the other folds"
     first, second = np.triu_indices(x.shape[1], 1)
     dx, dy = x[:, first] - x[:, second], y[:, first] - y[:, second]
-    known, gap, tied, right = ~np.isnan(dx), np.abs(dx), dy == 0, (np.sign(dx) == np.sign(dy)) & (dy != 0)
+    known, gap, tied = ~np.isnan(dx), np.abs(dx), dy == 0
+    right = (np.sign(dx) == np.sign(dy)) & ~tied
     found = np.full(len(x), np.nan)
     for part in np.unique(fold):
-        taught = known & (fold != part)[:, None]
-        epsilon = _best_threshold(gap[taught], tied[taught], right[taught])
-        called = np.where(gap <= max(epsilon, 0), tied, right)
+        others = known & (fold != part)[:, None]
+        epsilon = _best_threshold(gap[others], tied[others], right[others])
+        agreed = np.where(gap <= max(epsilon, 0), tied, right)
         for row in np.flatnonzero(fold == part):
-            if known[row].any(): found[row] = called[row][known[row]].mean()
+            if known[row].any(): found[row] = agreed[row][known[row]].mean()
     return found
 
 # %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #f0aca027
 def tie_calibrated_accuracy(
     scores:pd.DataFrame, # a row a reconstruction, as for `compare`
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
+    target:str, # column of the target score, in [0, 1], higher = more recognised
     metrics, # column names of the metrics
     higher_is_leakier:dict=None, # for columns that are no metric of this project
-    folds:int=5, # parts of the originals; each is judged with the threshold of the others
+    folds:int=5, # parts of the originals; each is evaluated with the threshold of the others
     n_resamples:int=2000, # drawn sets of originals, for the interval
     seed:int=0, # of folds and draws
     confidence:float=.95, # of the intervals, in (0, 1)
-)->pd.DataFrame: # a row a metric: `statistic` in [0,1], higher = better; n originals; `chance`: without looking; these models, other originals
+)->pd.DataFrame: # a row a metric: `statistic` in [0,1], higher = better; `chance`; n originals; other originals
     "The share of pairs within an original on which metric and annotators agree about higher, lower or equal."
     rows = checked_rows(scores, target, metrics, higher_is_leakier)
-    if len(rows.originals) < 2 * folds: raise InputError(f"{len(rows.originals)} originals in {folds} folds: give at least {2 * folds}")
-    drawn = draws(len(rows.originals), len(rows.models), "originals", n_resamples, seed)
-    fold = np.random.default_rng([seed, 4]).permutation(len(rows.originals)) % folds
+    n_originals = len(rows.originals)
+    if n_originals < 2 * folds: raise InputError(f"{n_originals} originals in {folds} folds: give at least {2 * folds}")
+    drawn = draws(n_originals, len(rows.models), "originals", n_resamples, seed)
+    fold = np.random.default_rng([seed, 4]).permutation(n_originals) % folds
     y = rows.grid(rows.target)
-    found = mean_defined(np.stack([_accuracies(rows.grid(x), y, fold) for x in rows.values])[..., None], drawn.originals)
-    blind = np.nanmean(_accuracies(np.where(np.isnan(y), np.nan, 0), y, fold)) # calls every pair equal
-    return pd.DataFrame([dict(metric=name, target=target, **interval(values, drawn, confidence), pvalue=np.nan, n=len(y), chance=max(blind, (1 - blind) / 2),
-                              estimand=FACETS["originals"]) for name, values in zip(rows.metrics, found)]).sort_values("statistic", ascending=False, ignore_index=True)
-
-# %% ../../nbs/4_analysis/05_pairwise_accuracy.ipynb #1030a5b3
-def models_needed(
-    scores:pd.DataFrame, # a row a reconstruction, as for `compare`
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
-    metric:str, # the metric that may be ahead
-    other:str, # the one that it is compared with
-    higher_is_leakier:dict=None, # for columns that are no metric of this project
-    counts=(6, 8, 10, 14, 20, 30, 50, 80, 120), # numbers of models
-    coefficient:str="spearman", # "spearman", "pearson" or "kendall", between models
-    n_resamples:int=2000, # drawn studies of each size
-    seed:int=0, # of the draws
-)->pd.DataFrame: # metric, other, coefficient, models, statistic (median lead), low, high (95 % of studies), ahead (share of studies in which `metric` leads)
-    "How the lead of one metric over another, between models, would settle in larger studies."
-    rows = checked_rows(scores, target, [metric, other], higher_is_leakier)
-    found = []
-    for count in counts:
-        rng = np.random.default_rng([seed, 5, count])
-        chosen = [rng.multinomial(size, np.full(n, 1 / n), size=n_resamples).T.astype(float)
-                  for size, n in ((len(rows.originals), len(rows.originals)), (count, len(rows.models)))]
-        lead = resample(rows, "model", [coefficient], Draws(*chosen, 0), ([0], [1]))[coefficient][0]
-        lead = lead[~np.isnan(lead)]
-        low, middle, high = np.quantile(lead, [.025, .5, .975])
-        found.append(dict(metric=metric, other=other, coefficient=coefficient, models=count, statistic=middle, low=low, high=high, ahead=(lead > 0).mean() + (lead == 0).mean() / 2))
-    return pd.DataFrame(found)
+    by_original = np.stack([_accuracies(rows.grid(x), y, fold) for x in rows.values])
+    accuracy = mean_defined(by_original[..., None], drawn.originals)
+    all_equal = np.nanmean(_accuracies(np.where(np.isnan(y), np.nan, 0), y, fold))
+    chance = max(all_equal, (1 - all_equal) / 2)
+    about = dict(pvalue=np.nan, n=n_originals, chance=chance, estimand=FACETS["originals"])
+    table = [dict(metric=name, target=target, **interval(values, drawn, confidence), **about)
+             for name, values in zip(rows.metrics, accuracy)]
+    return pd.DataFrame(table).sort_values("statistic", ascending=False, ignore_index=True)

@@ -22,11 +22,19 @@ def study_answers(
     "The human study's answers as a table with a row for each."
     named = annotations.filter(regex=r"^answer_\d+$").rename(columns=lambda name: name.replace("answer_", "a"))
     item = annotations.model.astype(str) + "/" + annotations.original.astype(str)
-    answers = named.assign(item=item).melt("item", var_name="annotator", value_name="answer").assign(kind="human", time=pd.NaT)
+    answers = (
+        named.assign(item=item)
+        .melt("item", var_name="annotator", value_name="answer")
+        .assign(kind="human", time=pd.NaT)
+    )
     return answers[COLUMNS], pd.Series(annotations.label.to_numpy(), item, name="label")
 
 # %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #ccd8d8a2
-JUDGEMENTS = {"right": "was the right class named?", "unknown": "was the answer -1, cannot recognise?", "class": "which answer was given, -1 or a class?"}
+JUDGEMENTS = {
+    "right": "was the right class named?",
+    "unknown": "was the answer -1, cannot recognise?",
+    "class": "which answer was given, -1 or a class?",
+}
 
 # %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #14d86a4c
 def judgements(
@@ -38,10 +46,13 @@ def judgements(
     check_name("question", question, JUDGEMENTS)
     if not len(answers): raise InputError("no answers: the table is empty")
     labels = pd.Series(labels)
-    if labels.index.has_duplicates: raise InputError(f"item {labels.index[labels.index.duplicated()][0]!r} has more than one label; keep one")
+    if labels.index.has_duplicates:
+        raise InputError(f"item {labels.index[labels.index.duplicated()][0]!r} has more than one label; keep one")
     unlabelled = sorted(set(answers.item) - set(labels.index))
     if unlabelled: raise InputError(f"no label for item {unlabelled[0]!r}, which was annotated; add it to the labels")
-    given = check_answers(answers, 1 + int(max(labels.max(), answers.answer.max()))).pivot(index="item", columns="annotator", values="answer")
+    given = check_answers(answers, 1 + int(max(labels.max(), answers.answer.max()))).pivot(
+        index="item", columns="annotator", values="answer"
+    )
     if question == "class": return given.astype(float)
     said = given.eq(labels.reindex(given.index), axis=0) if question == "right" else given.eq(-1)
     return said.astype(float).where(given.notna())
@@ -67,16 +78,27 @@ def _coefficients(sums, same_size):
     observed, chance = _ratio(agreeing, pairs), (_ratio(counts, total)**2).sum(0)
     without_putting_back = _ratio((counts * (counts - 1)).sum(0), total * (total - 1))
     fleiss = _ratio(observed - chance, 1 - chance) if same_size else np.full_like(observed, np.nan)
-    return {"agreement": observed, "fleiss": fleiss, "krippendorff": 1 - _ratio(1 - _ratio(by_answer, total), 1 - without_putting_back)}
+    return {
+        "agreement": observed,
+        "fleiss": fleiss,
+        "krippendorff": 1 - _ratio(1 - _ratio(by_answer, total), 1 - without_putting_back),
+    }
 
 # %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #2d09d398
-COEFFICIENTS_OF_ANNOTATORS = {"agreement": "percent agreement", "fleiss": "Fleiss' kappa", "krippendorff": "Krippendorff's alpha"}
+COEFFICIENTS_OF_ANNOTATORS = {
+    "agreement": "percent agreement",
+    "fleiss": "Fleiss' kappa",
+    "krippendorff": "Krippendorff's alpha",
+}
 
 def _check_table(table):
     "Stop where there is nobody to agree with"
     answered = table.notna().sum(axis=1)
     if table.shape[1] < 2: raise InputError(f"{table.shape[1]} annotator: agreement needs at least 2")
-    if answered.max() < 2: raise InputError("no item was answered by two annotators, so nothing can be compared: let them share some items")
+    if answered.max() < 2:
+        raise InputError(
+            "no item was answered by two annotators, so nothing can be compared: let them share some items"
+        )
     return answered[answered > 0].nunique() == 1
 
 def agreement_coefficients(
@@ -113,7 +135,7 @@ def _interval(values, confidence, few=""):
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(drawn) and not few and not np.isnan(values[0]) else (np.nan, np.nan)
     return dict(statistic=float(values[0]), low=low, high=high, undefined_resamples=len(values) - 1 - len(drawn))
 
-# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #f3f83f36
+# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #3b634dd1
 def annotator_agreement(
     answers:pd.DataFrame, # as `check_answers` wants it; items named model/original
     labels, # item -> its true class
@@ -128,20 +150,39 @@ def annotator_agreement(
         same_size = _check_table(table)
         found = _coefficients(_sums(_count_features(table), *_drawn(table.index, n_resamples, seed)), same_size)
         about = dict(n=int((table.count(axis=1) > 1).sum()), annotators=table.shape[1])
-        rows += [dict(question=question, coefficient=name, **_interval(values, confidence), **about, note=_why(name, values[0], same_size)) for name, values in found.items()]
+        rows += [
+            dict(
+                question=question,
+                coefficient=name,
+                **_interval(values, confidence),
+                **about,
+                note=_why(name, values[0], same_size),
+            )
+            for name, values in found.items()
+        ]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #f3f83f36
 def _why(name, value, same_size):
     "Why a coefficient is undefined"
     if not np.isnan(value): return ""
-    return "items have different numbers of answers; see alpha" if name == "fleiss" and not same_size else "every answer is the same"
+    return (
+        "items have different numbers of answers; see alpha"
+        if name == "fleiss" and not same_size
+        else "every answer is the same"
+    )
 
 # %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #e08ddc84
 def _pair_features(first, second):
     "(n, 2 + 2C) what each item adds to the sums of a pair; no answer of either, no item"
     both = ~(np.isnan(first) | np.isnan(second))
     values = np.unique(np.r_[first[~np.isnan(first)], second[~np.isnan(second)]])
-    return np.c_[both, both & (first == second), both[:, None] & (first[:, None] == values), both[:, None] & (second[:, None] == values)]
+    return np.c_[
+        both,
+        both & (first == second),
+        both[:, None] & (first[:, None] == values),
+        both[:, None] & (second[:, None] == values),
+    ]
 
 def _cohen(sums):
     "Percent agreement and Cohen's kappa from sums (2 + 2C, R)"
@@ -150,12 +191,13 @@ def _cohen(sums):
     observed, chance = _ratio(same, n), _ratio((first * second).sum(0), n**2)
     return {"agreement": observed, "kappa": _ratio(observed - chance, 1 - chance)}
 
-# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #8ee5d669
+# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #d18a6d30
 def _why_no_pair(value, n, few=""):
     "Why the kappa of a pair, or its interval, is undefined"
     if not n: return "no item in common"
     return "both always say the same" if np.isnan(value) else few
 
+# %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #8ee5d669
 def pairwise_agreement(
     answers:pd.DataFrame, # as `check_answers` wants it; items named model/original
     labels, # item -> its true class
@@ -171,8 +213,18 @@ def pairwise_agreement(
     for first, second in combinations(table, 2):
         features = _pair_features(table[first].to_numpy(), table[second].to_numpy())
         sums, few = _sums(features, *drawn), _few(drawn[0][features[:, 0] > 0])
-        rows += [dict(first=first, second=second, question=question, coefficient=name, **_interval(values, confidence, few), n=int(sums[0, 0]), note=_why_no_pair(values[0], sums[0, 0], few))
-                 for name, values in _cohen(sums).items()]
+        rows += [
+            dict(
+                first=first,
+                second=second,
+                question=question,
+                coefficient=name,
+                **_interval(values, confidence, few),
+                n=int(sums[0, 0]),
+                note=_why_no_pair(values[0], sums[0, 0], few),
+            )
+            for name, values in _cohen(sums).items()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/3_semsim/annotate/04_annotator_agreement.ipynb #8ba1c260
@@ -191,5 +243,8 @@ def answer_shares(
         own = np.stack([one[annotator].to_numpy() for one in said.values()], axis=1)
         asked = ~np.isnan(own[:, 0])
         few, (*counts, n) = _few(drawn[0][asked]), _sums(np.c_[np.nan_to_num(own), asked], *drawn)
-        rows += [dict(annotator=annotator, said=name, **_interval(_ratio(count, n), confidence, few), n=int(n[0]), note=few) for name, count in zip(said, counts)]
+        rows += [
+            dict(annotator=annotator, said=name, **_interval(_ratio(count, n), confidence, few), n=int(n[0]), note=few)
+            for name, count in zip(said, counts)
+        ]
     return pd.DataFrame(rows)

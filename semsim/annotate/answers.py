@@ -24,13 +24,19 @@ def check_answers(answers:pd.DataFrame, # columns as above
     "Return a table of answers if it is sound, else name its first fault."
     missing = [column for column in COLUMNS if column not in answers]
     if missing: raise InputError(f"the answers have no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
-    for kind in answers.kind.unique(): check_name("kind of annotator", kind, KINDS)
+    for kind in answers.kind.unique():
+        check_name("kind of annotator", kind, KINDS)
     wrong = answers[~answers.answer.between(-1, classes - 1)]
     if len(wrong):
-        raise InputError(f"annotator {wrong.annotator.iloc[0]!r} answered {wrong.answer.iloc[0]} for item {wrong.item.iloc[0]!r}; "
-                         f"expected a class 0 to {classes - 1}, or -1 for 'cannot recognise'")
+        raise InputError(
+            f"annotator {wrong.annotator.iloc[0]!r} answered {wrong.answer.iloc[0]} for item {wrong.item.iloc[0]!r}; "
+            f"expected a class 0 to {classes - 1}, or -1 for 'cannot recognise'"
+        )
     twice = answers[answers.duplicated(["item", "annotator"])]
-    if len(twice): raise InputError(f"annotator {twice.annotator.iloc[0]!r} answered item {twice.item.iloc[0]!r} twice; keep one answer")
+    if len(twice):
+        raise InputError(
+            f"annotator {twice.annotator.iloc[0]!r} answered item {twice.item.iloc[0]!r} twice; keep one answer"
+        )
     return answers
 
 # %% ../../nbs/3_semsim/annotate/00_answers.ipynb #ab48a29e
@@ -38,7 +44,10 @@ def read_classes(folder, # holds `classes.txt`: a name a line, by class number
                 ) -> list: # of texts, each its own
     "The classes that an annotator may name."
     path = Path(folder)/"classes.txt"
-    if not path.is_file(): raise InputError(f"{path}: no such file; write the class names into it, one a line, in the order of their numbers")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; write the class names into it, one a line, in the order of their numbers"
+        )
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     twice = [name for number, name in enumerate(names) if name in names[:number]]
     if twice: raise InputError(f"{path}: class {twice[0]!r} stands in it twice; give each class a name of its own")
@@ -59,8 +68,14 @@ def consistency(answers:list, # as `standing` gives them
                ) -> pd.DataFrame: # rows: attention, self-agreement; columns: right, n, share, low, high (95 %)
     "How attentive an annotator is, and how far they agree with themselves."
     first = {line["item"]: line["answer"] for line in answers if line["role"] == "item"}
-    checks = {"photographs answered rightly": [line["answer"] == line["truth"] for line in answers if line["role"] == "gold"],
-              "the same answer the second time": [line["answer"] == first[line["item"]] for line in answers if line["role"] == "repeat" and line["item"] in first]}
+    checks = {
+        "photographs answered rightly": [line["answer"] == line["truth"] for line in answers if line["role"] == "gold"],
+        "the same answer the second time": [
+            line["answer"] == first[line["item"]]
+            for line in answers
+            if line["role"] == "repeat" and line["item"] in first
+        ],
+    }
     rows = {}
     for name, right in checks.items():
         low, high = proportion_confint(sum(right), len(right), method="wilson") if right else (np.nan, np.nan)

@@ -26,7 +26,8 @@ from semsim.annotate.annotator_agreement import (
 @dataclass(frozen=True)
 class DawidSkene:
     "What the model of Dawid and Skene makes of a table of answers."
-    posterior: pd.DataFrame # (n,C) probability of each true state of each item; an item without answers has the prevalence
+    # (n,C) probability of each true state of each item; an item without answers has the prevalence
+    posterior: pd.DataFrame
     prevalence: pd.Series # (C,) share of each true state
     reliability: pd.DataFrame # rows (annotator, true state), a column an answer: probability of the answer
     log_likelihood: float # of the answers
@@ -37,7 +38,9 @@ def _given(codes):
     "The answers there are (C,), and a sparse (n, k C) table with a 1 where an annotator gave an answer, from (n,k)"
     item, annotator = np.nonzero(~np.isnan(codes))
     states, number = np.unique(codes[item, annotator], return_inverse=True)
-    return states, csr_array((np.ones(len(item)), (item, annotator * len(states) + number)), shape=(len(codes), codes.shape[1] * len(states)))
+    return states, csr_array(
+        (np.ones(len(item)), (item, annotator * len(states) + number)), shape=(len(codes), codes.shape[1] * len(states))
+    )
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #73c3f685
 def dawid_skene(
@@ -46,7 +49,12 @@ def dawid_skene(
     tolerance:float=1e-8, # it ends when a step raises the log-likelihood by less than this for each item
 )->DawidSkene:
     "Learn how reliable each annotator is, and from that the true state of each item."
-    if table.shape[1] < 3: raise InputError(f"{table.shape[1]} annotators: 'dawid_skene' needs at least 3, since two who disagree could each be the reliable one")
+    if table.shape[1] < 3:
+        raise InputError(
+            f"{table.shape[1]} annotators: 'dawid_skene' needs at least 3, since two who disagree could each be the "
+            "reliable "
+            "one"
+        )
     if not table.notna().any(axis=None): raise InputError("no answers: every cell of the table is empty")
     states, given = _given(table.to_numpy(float))
     k, C = table.shape[1], len(states)
@@ -61,9 +69,20 @@ def dawid_skene(
         posterior, likelihood = softmax(joint, axis=1), logsumexp(joint, axis=1).sum()
         if likelihood - before < tolerance * len(joint): break
         before = likelihood
-    else: warnings.warn(f"'dawid_skene' has not settled after {max_steps} steps: too few annotators know anything, or there are too few answers")
+    else:
+        warnings.warn(
+            f"'dawid_skene' has not settled after {max_steps} steps: too few annotators know anything, or there are "
+            "too few "
+            "answers"
+        )
     rows = pd.MultiIndex.from_product([table.columns, states], names=["annotator", "state"])
-    return DawidSkene(pd.DataFrame(posterior, table.index, states), pd.Series(prevalence, states), pd.DataFrame(said.swapaxes(1, 2).reshape(k * C, C), rows, states), float(likelihood), step)
+    return DawidSkene(
+        pd.DataFrame(posterior, table.index, states),
+        pd.Series(prevalence, states),
+        pd.DataFrame(said.swapaxes(1, 2).reshape(k * C, C), rows, states),
+        float(likelihood),
+        step,
+    )
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #146137fb
 RULES = ("mean", "majority", "at_least_K", "dawid_skene")
@@ -71,8 +90,11 @@ RULES = ("mean", "majority", "at_least_K", "dawid_skene")
 def _needed(rule, most):
     "K of a rule `at_least_K`, if there can be K"
     parts = re.fullmatch(r"at_least_(\d+)", rule)
-    check_name("rule", rule, [*RULES[:2], RULES[3], *[f"at_least_{k}" for k in range(1, most + 1)]] + [rule] * bool(parts))
-    if parts and not 1 <= int(parts[1]) <= most: raise InputError(f"{rule!r}: K must lie between 1 and {most}, the most answers that an item has")
+    check_name(
+        "rule", rule, [*RULES[:2], RULES[3], *[f"at_least_{k}" for k in range(1, most + 1)]] + [rule] * bool(parts)
+    )
+    if parts and not 1 <= int(parts[1]) <= most:
+        raise InputError(f"{rule!r}: K must lie between 1 and {most}, the most answers that an item has")
     return parts and int(parts[1])
 
 def aggregate_rights(
@@ -81,7 +103,11 @@ def aggregate_rights(
 )->pd.Series: # (n,) in [0,1], index as `rights`; NaN where too few answered
     "One value an item from the annotators' rights and wrongs."
     values = rights.to_numpy(float)
-    if not np.isin(values[~np.isnan(values)], (0, 1)).all(): raise InputError("rights hold 1 where the class was named, 0 where it was not and NaN where nobody was asked; found other values")
+    if not np.isin(values[~np.isnan(values)], (0, 1)).all():
+        raise InputError(
+            "rights hold 1 where the class was named, 0 where it was not and NaN where nobody was asked; found other "
+            "values"
+        )
     answered, share = rights.count(axis=1), rights.mean(axis=1)
     needed = _needed(rule, max(1, *answered))
     if rule == "mean" or not answered.any(): return share
@@ -97,7 +123,8 @@ def aggregate(
 )->pd.Series: # index item; in [0,1], higher = more recognised; NaN where too few answered
     "What the annotators say of each item together."
     rights = judgements(answers, labels, "right")
-    if answers.kind.nunique() > 1: raise InputError("answers of people and of machines in one table: aggregate each kind by itself")
+    if answers.kind.nunique() > 1:
+        raise InputError("answers of people and of machines in one table: aggregate each kind by itself")
     return aggregate_rights(rights, rule).rename("recognised")
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #55191258
@@ -112,11 +139,23 @@ def compare_rules(
     rows = []
     for rule, score in scores.items():
         both = pd.DataFrame({"score": score, "target": target}).dropna()
-        if not both.target.isin((0, 1)).all(): raise InputError("the target must be 1 where an item was recognised and 0 where not")
-        if not len(both): raise InputError(f"rule {rule!r}: no item has both a score and a target; do the names of the items match?")
+        if not both.target.isin((0, 1)).all():
+            raise InputError("the target must be 1 where an item was recognised and 0 where not")
+        if not len(both):
+            raise InputError(f"rule {rule!r}: no item has both a score and a target; do the names of the items match?")
         said = (both.score > .5).to_numpy(float)
         sums = _sums(_pair_features(said, both.target.to_numpy(float)), *_drawn(both.index, n_resamples, seed))
-        rows += [dict(rule=rule, share=said.mean(), coefficient=name, **_interval(values, confidence), n=len(both), note=_why_no_pair(values[0], len(both))) for name, values in _cohen(sums).items()]
+        rows += [
+            dict(
+                rule=rule,
+                share=said.mean(),
+                coefficient=name,
+                **_interval(values, confidence),
+                n=len(both),
+                note=_why_no_pair(values[0], len(both)),
+            )
+            for name, values in _cohen(sums).items()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #22c40942
@@ -128,7 +167,8 @@ def _auc(value, yes, number, times):
     def of(part):
         negative, positive = (np.add.reduceat(part[number] * chosen, start) for chosen in (~yes, yes))
         return _ratio((positive * (negative.cumsum(0) - negative / 2)).sum(0), positive.sum(0) * negative.sum(0))
-    return np.concatenate([of(part) for part in np.array_split(times, 1 + times.shape[1] // 200, axis=1)]) # not all resamples in memory at once
+    # not all resamples in memory at once
+    return np.concatenate([of(part) for part in np.array_split(times, 1 + times.shape[1] // 200, axis=1)])
 
 def _pearson(sums):
     "(R,) Pearson's r from the sums of x, y, xx, yy, xy and 1"
@@ -138,9 +178,13 @@ def _pearson(sums):
 def _image_level(own, score, confidence_of, number, times):
     "coefficient -> (R,) over images"
     yes = score > .5
-    found = _cohen(_sums(_pair_features(own, yes.astype(float)), number, times)) | {"auc": _auc(own, yes, number, times)}
+    found = _cohen(_sums(_pair_features(own, yes.astype(float)), number, times)) | {
+        "auc": _auc(own, yes, number, times)
+    }
     if confidence_of is not None: found["auc_confidence"] = _auc(confidence_of, yes, number, times)
-    return found | {"r": _pearson(_sums(np.c_[own, score, own**2, score**2, own * score, np.ones(len(own))], number, times))}
+    return found | {
+        "r": _pearson(_sums(np.c_[own, score, own**2, score**2, own * score, np.ones(len(own))], number, times))
+    }
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #afca6feb
 def _model_level(own, score, models, number, times, seed):
@@ -154,17 +198,27 @@ def _model_level(own, score, models, number, times, seed):
     drawn = {"originals": means, "both": [np.take_along_axis(one, picks, axis=0) for one in means]}
     def rho(first, second):
         x, y = (rankdata(one, axis=0) for one in (first, second))
-        return np.where(np.isnan(x + y).any(0), np.nan, _pearson([x.sum(0), y.sum(0), (x * x).sum(0), (y * y).sum(0), (x * y).sum(0), len(x)]))
+        return np.where(
+            np.isnan(x + y).any(0),
+            np.nan,
+            _pearson([x.sum(0), y.sum(0), (x * x).sum(0), (y * y).sum(0), (x * y).sum(0), len(x)]),
+        )
     return {facet: rho(*one) for facet, one in drawn.items()}, len(names)
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #077eb693
 def _faced(answers, annotator, own, score):
     "own answers, score and confidence of an annotator's items that have a score"
     faced = pd.DataFrame({"own": own, "score": score}).dropna()
-    if not len(faced): raise InputError(f"no item of annotator {annotator!r} has a score; do the names of the items match?")
+    if not len(faced):
+        raise InputError(f"no item of annotator {annotator!r} has a score; do the names of the items match?")
     if "confidence" not in answers: return faced, None
     given = answers[answers.annotator == annotator].set_index("item").confidence.reindex(faced.index)
-    if given.isna().any(): raise InputError(f"annotator {annotator!r} has no confidence for item {given.index[given.isna()][0]!r}; give one for every answer, or drop the column")
+    if given.isna().any():
+        raise InputError(
+            f"annotator {annotator!r} has no confidence for item {given.index[given.isna()][0]!r}; give one for every "
+            "answer, "
+            "or drop the column"
+        )
     return faced, given.to_numpy(float)
 
 def _why_not(values, n, level):
@@ -183,17 +237,40 @@ def against(
 )->pd.DataFrame: # rows annotator, level, coefficient, facet, statistic, low, high, n (images or models), note: why undefined
     "How annotators agree with what others say, over images and between models."
     table, rows = judgements(answers, labels, "right"), []
-    if score.min() < 0 or score.max() > 1: raise InputError(f"the score runs from {score.min():g} to {score.max():g}: it must be a share in [0, 1]")
+    if score.min() < 0 or score.max() > 1:
+        raise InputError(f"the score runs from {score.min():g} to {score.max():g}: it must be a share in [0, 1]")
     for annotator in table:
         faced, confident = _faced(answers, annotator, table[annotator], score)
         drawn = _drawn(faced.index, n_resamples, seed)
         images = _image_level(faced.own.to_numpy(), faced.score.to_numpy(), confident, *drawn)
-        models, n = _model_level(faced.own.to_numpy(), faced.score.to_numpy(), faced.index.str.rsplit("/", n=1).str[0], *drawn, seed)
+        models, n = _model_level(
+            faced.own.to_numpy(), faced.score.to_numpy(), faced.index.str.rsplit("/", n=1).str[0], *drawn, seed
+        )
         if n < 4: models = {facet: np.full_like(values, np.nan) for facet, values in models.items()}
-        rows += [dict(annotator=annotator, level="image", coefficient=name, facet="originals", **_interval(values, confidence), n=len(faced), note=_why_not(values, n, "image"))
-                 for name, values in images.items()]
-        rows += [dict(annotator=annotator, level="model", coefficient="rho", facet=facet, **_interval(values, confidence), n=n, note=_why_not(values, n, "model"))
-                 for facet, values in models.items()]
+        rows += [
+            dict(
+                annotator=annotator,
+                level="image",
+                coefficient=name,
+                facet="originals",
+                **_interval(values, confidence),
+                n=len(faced),
+                note=_why_not(values, n, "image"),
+            )
+            for name, values in images.items()
+        ]
+        rows += [
+            dict(
+                annotator=annotator,
+                level="model",
+                coefficient="rho",
+                facet=facet,
+                **_interval(values, confidence),
+                n=n,
+                note=_why_not(values, n, "model"),
+            )
+            for facet, values in models.items()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/3_semsim/annotate/05_consensus.ipynb #3809ff7f
@@ -207,4 +284,7 @@ def against_others(
     annotators = answers.annotator.unique()
     if len(annotators) < 3: raise InputError(f"{len(annotators)} annotators: one against the others needs at least 3")
     own, others = ([answers[(answers.annotator == one) == alone] for one in annotators] for alone in (True, False))
-    return pd.concat([against(mine, labels, aggregate(rest, labels, rule), **settings) for mine, rest in zip(own, others)], ignore_index=True)
+    return pd.concat(
+        [against(mine, labels, aggregate(rest, labels, rule), **settings) for mine, rest in zip(own, others)],
+        ignore_index=True,
+    )

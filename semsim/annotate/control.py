@@ -28,7 +28,8 @@ SENT = ("noise", "wrong label", "right label")
 class ControlSet:
     "Reconstructions of which it is known what was sent, and with which label."
     images: Tensor # (N,C,H,W) in [0,1]
-    items: pd.DataFrame # N rows: item, model, sent (one of `SENT`), original, label (as sent), true (the original's class, -1 for noise)
+    # N rows: item, model, sent (one of `SENT`), original, label (as sent), true (the original's class, -1 for noise)
+    items: pd.DataFrame
 
 # %% ../../nbs/3_semsim/annotate/08_control.ipynb #782f5c44
 def control_set(models:dict, # name -> classifier to attack
@@ -40,15 +41,33 @@ def control_set(models:dict, # name -> classifier to attack
     "Attack noise and wrongly labelled pictures, and the same pictures with their own label."
     random, images, items, true = generator("control", seed), [], [], originals.labels
     classes = {model.card["classes"] for model in models.values()}
-    if len(classes) != 1: raise InputError(f"models with {sorted(classes)} classes; a control needs models of the same classes")
-    wrong = (true + 1 + torch.randint(classes.pop() - 1, true.shape, generator=random)) % next(iter(models.values())).card["classes"]
+    if len(classes) != 1:
+        raise InputError(f"models with {sorted(classes)} classes; a control needs models of the same classes")
+    wrong = (true + 1 + torch.randint(classes.pop() - 1, true.shape, generator=random)) % next(
+        iter(models.values())
+    ).card["classes"]
     noise = torch.rand(originals.images.shape, generator=random)
-    sent = dict(zip(SENT, ((noise, true, torch.full_like(true, -1)), (originals.images, wrong, true), (originals.images, true, true))))
+    sent = dict(
+        zip(
+            SENT,
+            ((noise, true, torch.full_like(true, -1)), (originals.images, wrong, true), (originals.images, true, true)),
+        )
+    )
     for name, model in models.items():
         for kind, (pictures, labels, truth) in sent.items():
             images.append(invert(share_gradient(model, pictures, labels), attack, seed=seed, **how).images)
-            items.append(pd.DataFrame(dict(item=[f"{name}/{kind}/{one}" for one in originals.ids], model=name, sent=kind, original=originals.ids,
-                                           label=labels.tolist(), true=truth.tolist())))
+            items.append(
+                pd.DataFrame(
+                    dict(
+                        item=[f"{name}/{kind}/{one}" for one in originals.ids],
+                        model=name,
+                        sent=kind,
+                        original=originals.ids,
+                        label=labels.tolist(),
+                        true=truth.tolist(),
+                    )
+                )
+            )
     return ControlSet(torch.cat(images), pd.concat(items, ignore_index=True))
 
 # %% ../../nbs/3_semsim/annotate/08_control.ipynb #275e74b2
@@ -65,7 +84,11 @@ def control_summary(answers:pd.DataFrame, # from `label_evidence_control`
                     by:list=("annotator", "sent"), # a row for each of these; the rest is pooled
                    ) -> pd.DataFrame: # shares "cannot recognise" (with a 95 % interval), of the label sent, of the true class, of another
     "What annotators said to noise, and to pictures with a wrong and with the right label."
-    said = answers.assign(refused=answers.answer == -1, label_sent=answers.answer == answers.label, true_class=(answers.answer == answers.true) & (answers.answer >= 0))
+    said = answers.assign(
+        refused=answers.answer == -1,
+        label_sent=answers.answer == answers.label,
+        true_class=(answers.answer == answers.true) & (answers.answer >= 0),
+    )
     said["another"] = ~(said.refused | said.label_sent | said.true_class)
     table = said.groupby(list(by), sort=False)[["refused", "label_sent", "true_class", "another"]].mean()
     counts = said.groupby(list(by), sort=False).agg(n=("answer", "size"), originals=("original", "nunique"))
@@ -81,4 +104,6 @@ def label_effect(answers:pd.DataFrame, # from `label_evidence_control`
     means = rows.pivot_table(index=[*by, "original"], columns="sent", values="named", sort=False)
     effect = (means["right label"] - means["wrong label"]).groupby(list(by), sort=False).agg(["mean", "sem", "size"])
     half = effect["sem"] * t.ppf(0.975, effect["size"] - 1)
-    return pd.DataFrame(dict(difference=effect["mean"], low=effect["mean"] - half, high=effect["mean"] + half, originals=effect["size"]))
+    return pd.DataFrame(
+        dict(difference=effect["mean"], low=effect["mean"] - half, high=effect["mean"] + half, originals=effect["size"])
+    )

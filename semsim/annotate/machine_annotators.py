@@ -33,20 +33,33 @@ class MachineAnnotator:
     nothing: int = -1 # the class that means "a picture of nothing"; -1 where there is none
     card: dict = field(default_factory=dict) # how it came about
 
-# %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #a5ea0039
+# %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #d47bb04f
 def opinion_of(annotator:MachineAnnotator,
                images:Tensor, # (B,C,H,W) in [0,1]
               ) -> Tensor: # (B,K) probabilities, or (B,) class numbers
     "What an annotator makes of images, if it is sound."
     found = torch.as_tensor(annotator.opinion(check_images(images)))
     if len(found.shape) not in (1, 2) or len(found) != len(images):
-        raise InputError(f"annotator {annotator.name!r} gave {tuple(found.shape)} for {len(images)} images; expected (B,K) probabilities or (B,) class numbers")
+        raise InputError(
+            f"annotator {annotator.name!r} gave {tuple(found.shape)} for {len(images)} images; expected (B,K) "
+            "probabilities "
+            "or (B,) class numbers"
+        )
     if found.ndim == 1 and (found.is_floating_point() or found.min() < -1):
-        raise InputError(f"annotator {annotator.name!r}: class numbers are whole, from 0 on, or -1 for 'cannot recognise'")
-    if found.ndim == 2 and not (found.min() >= 0 and (found.sum(1) - 1).abs().max() < 1e-3): # so that NaN is refused too
-        raise InputError(f"annotator {annotator.name!r}: its rows are no probabilities; give numbers from 0 on that sum to 1, such as a softmax")
+        raise InputError(
+            f"annotator {annotator.name!r}: class numbers are whole, from 0 on, or -1 for 'cannot recognise'"
+        )
+    if found.ndim == 2 and not (
+        found.min() >= 0 and (found.sum(1) - 1).abs().max() < 1e-3
+    ):  # so that NaN is refused too
+        raise InputError(
+            f"annotator {annotator.name!r}: its rows are no probabilities; give numbers from 0 on that sum to 1, such "
+            "as a "
+            "softmax"
+        )
     return found
 
+# %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #a5ea0039
 def answer(annotator, # a `MachineAnnotator`, or a classifier from `train_annotator`
            images:Tensor, # (B,C,H,W) in [0,1]
           ) -> Tensor: # (B,) class numbers, or -1
@@ -68,8 +81,12 @@ def as_annotator(one # a `MachineAnnotator`, or a classifier whose card makes it
     "Anything that annotates, by the one interface."
     if isinstance(one, MachineAnnotator): return one
     if not isinstance(one, Classifier) or "annotator" not in one.card:
-        raise InputError(f"{type(one).__name__} is no annotator; give a MachineAnnotator, or a classifier from train_annotator")
-    return MachineAnnotator(one.card["annotator"], partial(predict, one), one.card["threshold"], one.card["classes"] - 1, one.card)
+        raise InputError(
+            f"{type(one).__name__} is no annotator; give a MachineAnnotator, or a classifier from train_annotator"
+        )
+    return MachineAnnotator(
+        one.card["annotator"], partial(predict, one), one.card["threshold"], one.card["classes"] - 1, one.card
+    )
 
 # %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #e9afae22
 def machine_answers(panel:list, # of annotators
@@ -79,8 +96,21 @@ def machine_answers(panel:list, # of annotators
     "Let every annotator of a panel answer for every image."
     check_images(images)
     if len(images) != len(items): raise InputError(f"{len(images)} images, but {len(items)} names")
-    return pd.concat([pd.DataFrame({"item": list(items), "annotator": one.name, "kind": "machine", "answer": answer(one, images).numpy(), "time": pd.NaT})
-                      for one in map(as_annotator, panel)], ignore_index=True)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "item": list(items),
+                    "annotator": one.name,
+                    "kind": "machine",
+                    "answer": answer(one, images).numpy(),
+                    "time": pd.NaT,
+                }
+            )
+            for one in map(as_annotator, panel)
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #510a1f4d
 def settle_threshold(annotator:MachineAnnotator, # one that gives probabilities
@@ -89,10 +119,14 @@ def settle_threshold(annotator:MachineAnnotator, # one that gives probabilities
                     ) -> MachineAnnotator: # with the threshold
     "Settle how probable a class must be to be named."
     found = opinion_of(annotator, clean)
-    if found.ndim == 1: raise InputError(f"annotator {annotator.name!r} gives class numbers; a threshold needs probabilities")
-    if not 0 <= unsure < 1: raise InputError(f"a share of {unsure} of the clean images; expected 0 or more, and less than 1")
+    if found.ndim == 1:
+        raise InputError(f"annotator {annotator.name!r} gives class numbers; a threshold needs probabilities")
+    if not 0 <= unsure < 1:
+        raise InputError(f"a share of {unsure} of the clean images; expected 0 or more, and less than 1")
     threshold = found.max(1).values.quantile(unsure).item()
-    return replace(annotator, threshold=threshold, card=annotator.card | dict(threshold=threshold, unsure=unsure, clean=len(clean)))
+    return replace(
+        annotator, threshold=threshold, card=annotator.card | dict(threshold=threshold, unsure=unsure, clean=len(clean))
+    )
 
 # %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #6e0e0f5e
 def clip_weights(model:str, # such as "ViT-B-32"
@@ -102,15 +136,29 @@ def clip_weights(model:str, # such as "ViT-B-32"
     import open_clip
     from huggingface_hub import hf_hub_download
     if Path(weights).suffix:
-        if Path(weights).suffix != ".safetensors": raise InputError(f"{weights}: only .safetensors files are read, as pickles can run code; convert it with safetensors.torch.save_file")
-        if not Path(weights).is_file(): raise InputError(f"{weights}: no such file; give a .safetensors file, or a tag of open_clip.list_pretrained()")
+        if Path(weights).suffix != ".safetensors":
+            raise InputError(
+                f"{weights}: only .safetensors files are read, as pickles can run code; convert it with "
+                "safetensors.torch.save_file"
+            )
+        if not Path(weights).is_file():
+            raise InputError(
+                f"{weights}: no such file; give a .safetensors file, or a tag of open_clip.list_pretrained()"
+            )
         return Path(weights)
-    source = open_clip.get_pretrained_cfg(model, check_name(f"weights of {model}", weights, open_clip.list_pretrained_tags_by_model(model))).get("hf_hub")
-    if not source: raise InputError(f"{model} {weights}: not published as safetensors; name another tag, or a .safetensors file")
-    try: return Path(hf_hub_download(source.rpartition("/")[0], "open_clip_model.safetensors"))
+    source = open_clip.get_pretrained_cfg(
+        model, check_name(f"weights of {model}", weights, open_clip.list_pretrained_tags_by_model(model))
+    ).get("hf_hub")
+    if not source:
+        raise InputError(f"{model} {weights}: not published as safetensors; name another tag, or a .safetensors file")
+    try:
+        return Path(hf_hub_download(source.rpartition("/")[0], "open_clip_model.safetensors"))
     except OSError as error:
-        raise InputError(f"{model} {weights}: its weights are not here and could not be had ({type(error).__name__}); download open_clip_model.safetensors from "
-                         f"{source.rpartition('/')[0]} on the Hugging Face Hub, and give its path") from None
+        raise InputError(
+            f"{model} {weights}: its weights are not here and could not be had ({type(error).__name__}); download "
+            "open_clip_model.safetensors from "
+            f"{source.rpartition('/')[0]} on the Hugging Face Hub, and give its path"
+        ) from None
 
 # %% ../../nbs/3_semsim/annotate/06_machine_annotators.ipynb #fb99ad2e
 @torch.no_grad()
@@ -120,16 +168,22 @@ def clip_annotator(classes, # their names, by number
                    sentence:str="a photo of a {}.", # with {} for the name of the class
                   ) -> MachineAnnotator: # without a threshold; see `settle_threshold`
     "CLIP as an annotator: the class whose sentence is nearest to the image."
-    try: import open_clip
-    except ImportError: raise InputError("CLIP needs a package that is not installed: pip install open-clip-torch") from None
+    try:
+        import open_clip
+    except ImportError:
+        raise InputError("CLIP needs a package that is not installed: pip install open-clip-torch") from None
     check_name("CLIP model", model, open_clip.list_models())
     path = clip_weights(model, weights)
-    try: net, _, prepare = open_clip.create_model_and_transforms(model, pretrained=str(path))
-    except (RuntimeError, SafetensorError) as error: raise InputError(f"{path}: not the weights of {model} ({str(error).splitlines()[0]})") from None
+    try:
+        net, _, prepare = open_clip.create_model_and_transforms(model, pretrained=str(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path}: not the weights of {model} ({str(error).splitlines()[0]})") from None
     sentences = open_clip.get_tokenizer(model)([sentence.format(name.replace("_", " ")) for name in classes])
     texts, scale = net.eval().encode_text(sentences, normalize=True), net.logit_scale.exp()
     @torch.no_grad()
     def opinion(images):
         parts = (torch.stack([prepare(to_pil(image)) for image in part]) for part in images.split(64))
         return torch.cat([(scale * net.encode_image(part, normalize=True) @ texts.T).softmax(1) for part in parts])
-    return MachineAnnotator(f"CLIP {model}", opinion, card=dict(clip=model, weights=Path(weights).name, sentence=sentence))
+    return MachineAnnotator(
+        f"CLIP {model}", opinion, card=dict(clip=model, weights=Path(weights).name, sentence=sentence)
+    )

@@ -28,9 +28,12 @@ def guarded(token:str, # the secret
     "Serve only requests that carry the token."
     async def ask(request):
         given = request.query_params.get("token", "")
-        if not secrets.compare_digest(given.encode(), token.encode()): return PlainTextResponse("The token in the address is missing or out of date.", 403)
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            return PlainTextResponse("The token in the address is missing or out of date.", 403)
         response = await answer(request)
-        response.headers.update({"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
+        response.headers.update(
+            {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+        )
         return response
     return ask
 
@@ -45,15 +48,23 @@ def annotation_app(session:Session, # what is labelled, and by whom
         allowed = f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self'; frame-ancestors 'none'"
         return HTMLResponse(template.render(token=token, nonce=nonce), headers={"Content-Security-Policy": allowed})
     async def message(request):
-        try: given = await request.json()
-        except ValueError: given = None
+        try:
+            given = await request.json()
+        except ValueError:
+            given = None
         if not isinstance(given, dict): return PlainTextResponse("expected a JSON object", 400)
         return JSONResponse(session.handle(given))
     async def script(request): return FileResponse(TEMPLATES/"annotate.js", media_type="text/javascript")
     async def style(request): return FileResponse(TEMPLATES/"annotate.css")
-    routes = [Route("/", guarded(token, page)), Route("/annotate.js", guarded(token, script)), Route("/annotate.css", guarded(token, style)),
-              Route("/message", guarded(token, message), methods=["POST"])]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])])
+    routes = [
+        Route("/", guarded(token, page)),
+        Route("/annotate.js", guarded(token, script)),
+        Route("/annotate.css", guarded(token, style)),
+        Route("/message", guarded(token, message), methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])]
+    )
 
 # %% ../../nbs/3_semsim/annotate/03_page.ipynb #76019fa2
 def listen(session:Session, # whose address
@@ -61,8 +72,10 @@ def listen(session:Session, # whose address
           ) -> socket.socket: # bound, on 127.0.0.1
     "Take the port that the page is served on."
     port = port or 20_000 + int(session.state()["sitting"], 16) % 20_000
-    try: return socket.create_server(("127.0.0.1", port))
-    except OSError as error: raise InputError(f"127.0.0.1:{port} cannot be used ({error.strerror}); name another port with --port") from None
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise InputError(f"127.0.0.1:{port} cannot be used ({error.strerror}); name another port with --port") from None
 
 # %% ../../nbs/3_semsim/annotate/03_page.ipynb #402ab3b3
 def serve_annotation_page(session:Session, # what is labelled, and by whom

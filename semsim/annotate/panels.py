@@ -25,7 +25,7 @@ from ..attack.inversion import invert
 from ..metrics.features import VGG16
 from .machine_annotators import CONFIDENT, MachineAnnotator, answer, as_annotator, settle_threshold
 
-# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #f5fe5acc
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #1feae865
 def draw(images:Tensor, low:float, high:float, random:torch.Generator, channels:int=1) -> Tensor: # (B,channels,1,1)
     "A number for each image, uniform in [low, high]."
     return low + (high - low) * torch.rand(len(images), channels, 1, 1, generator=random)
@@ -50,9 +50,12 @@ def recoloured(images:Tensor, # (B,C,H,W) in [0,1]
     mean = images.mean((1, 2, 3), keepdim=True)
     images = draw(images, 0.5, 1.2, random) * torch.lerp(mean, images, draw(images, 0.5, 1.5, random))
     if images.shape[1] == 3:
-        images = torch.lerp(images.mean(1, keepdim=True), images, draw(images, 0, 2, random)) * draw(images, 0.7, 1.3, random, channels=3)
+        images = torch.lerp(images.mean(1, keepdim=True), images, draw(images, 0, 2, random)) * draw(
+            images, 0.7, 1.3, random, channels=3
+        )
     return images.clamp(0, 1)
 
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #f5fe5acc
 SPOILS = {"noisy": noisy, "blurred": blurred, "recoloured": recoloured}
 
 # %% ../../nbs/3_semsim/annotate/07_panels.ipynb #7d1982f4
@@ -64,7 +67,7 @@ def shuffle_pixels(images:Tensor, # (B,C,H,W)
     orders = torch.stack([torch.randperm(H * W, generator=random) for _ in range(B)])
     return images.flatten(2).gather(2, orders[:, None].expand(B, C, H * W)).view_as(images)
 
-# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #644717de
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #6a9cdfa5
 PRACTICE = {"lenet": 0, "convnet4": 4} # architecture -> epochs of its training
 PRACTICE_STEPS = 40 # of the attack
 
@@ -78,6 +81,7 @@ def practice_network(data:Dataset, # for its name and classes
     seed = torch.randint(2**31, (1,), generator=random).item()
     return train_classifier(replace(data, train=split), arch, epochs, seed=seed), seed
 
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #644717de
 def attacked_noise(data:Dataset, # for its name and classes
                    split:Split, # what the practice networks are trained on
                    count:int, # noise images for each network
@@ -89,11 +93,16 @@ def attacked_noise(data:Dataset, # for its name and classes
         random = generator("practice", arch, *seed)
         model, number = practice_network(data, split, arch, epochs, random)
         noise, labels = torch.rand(count, *shape, generator=random), torch.arange(count) % len(data.classes)
-        results.append(invert(share_gradient(model, noise, labels), seed=number, steps=PRACTICE_STEPS, priors=(("tv", 1e-3),)).images)
+        results.append(
+            invert(
+                share_gradient(model, noise, labels), seed=number, steps=PRACTICE_STEPS, priors=(("tv", 1e-3),)
+            ).images
+        )
     return torch.cat(results)
 
 # %% ../../nbs/3_semsim/annotate/07_panels.ipynb #f1894bdf
-LESSONS = ("clean", "nothing", "attacks") # clean images; and spoilt copies, noise and shuffled pixels; and what attacks make of noise
+# clean images; and spoilt copies, noise and shuffled pixels; and what attacks make of noise
+LESSONS = ("clean", "nothing", "attacks")
 
 def lesson_images(data:Dataset, # for its name and classes
                   split:Split, # clean images
@@ -109,17 +118,21 @@ def lesson_images(data:Dataset, # for its name and classes
         nothing += [shuffle_pixels(half, random), torch.rand(half.shape, generator=random)]
     if lesson == "attacks":
         made = attacked_noise(data, split, count, *seed)
-        chosen = made[torch.randint(len(made), (len(half),), generator=random)] # few are made, each comes often, and each time looks different
-        nothing += [recoloured(torch.where(draw(chosen, 0, 1, random) < 0.5, chosen.flip(3), chosen.transpose(2, 3)), random)]
+        # few are made, each comes often, and each time looks different
+        chosen = made[torch.randint(len(made), (len(half),), generator=random)]
+        nothing += [
+            recoloured(torch.where(draw(chosen, 0, 1, random) < 0.5, chosen.flip(3), chosen.transpose(2, 3)), random)
+        ]
     labels = [split.labels.repeat(len(images)), torch.full((sum(map(len, nothing)),), len(data.classes))]
     images, labels = torch.cat(images + nothing), torch.cat(labels)
     return Split(images, labels, tuple(f"copy-{number}" for number in range(len(images))))
 
-# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #7d8baea5
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #c9c62b06
 PRACTISED = (("lenet", 0), ("lenet", 8), ("convnet4", 4)) # pairs (architecture, epochs of its training)
 SMOOTHNESS = (0.01, 0.05, 0.2) # weights of the total variation
 TAUGHT_ON = 2000 # images that each network is trained on, at most
 
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #7d8baea5
 def attacked_pictures(data:Dataset, # for its name and classes
                       split:Split, # labelled images of the annotator's own
                       count:int, # pictures for each of the nine attacks
@@ -134,11 +147,22 @@ def attacked_pictures(data:Dataset, # for its name and classes
         for smoothness in SMOOTHNESS:
             chosen = split.take(torch.randperm(len(split), generator=random)[:count])
             noise = torch.rand(count // 3, *chosen.images.shape[1:], generator=random)
-            sent, names = torch.cat([chosen.images, noise]), torch.randint(len(data.classes), (len(chosen) + len(noise),), generator=random)
-            found = invert(share_gradient(model, sent, names), seed=number, steps=steps, snapshots=(steps // 4, steps // 2), priors=(("tv", smoothness),))
+            sent, names = (
+                torch.cat([chosen.images, noise]),
+                torch.randint(len(data.classes), (len(chosen) + len(noise),), generator=random),
+            )
+            found = invert(
+                share_gradient(model, sent, names),
+                seed=number,
+                steps=steps,
+                snapshots=(steps // 4, steps // 2),
+                priors=(("tv", smoothness),),
+            )
             images += [*found.snapshots.values(), found.images]
             labels.append(torch.cat([chosen.labels, torch.full((len(noise),), len(data.classes))]).repeat(3))
-    return Split(torch.cat(images), torch.cat(labels), tuple(f"practice-{number}" for number in range(sum(map(len, images)))))
+    return Split(
+        torch.cat(images), torch.cat(labels), tuple(f"practice-{number}" for number in range(sum(map(len, images))))
+    )
 
 # %% ../../nbs/3_semsim/annotate/07_panels.ipynb #31493956
 def with_practice(copies:Split, # a lesson, in random order
@@ -148,7 +172,11 @@ def with_practice(copies:Split, # a lesson, in random order
     "A lesson of which a third is replaced by reconstructions, half of them mirrored."
     chosen = practice.take(torch.randint(len(practice), (len(copies) // 3,), generator=random))
     kept = copies.take(range(len(copies) - len(chosen)))
-    return Split(torch.cat([kept.images, random_flip(chosen.images, random)]), torch.cat([kept.labels, chosen.labels]), copies.ids)
+    return Split(
+        torch.cat([kept.images, random_flip(chosen.images, random)]),
+        torch.cat([kept.labels, chosen.labels]),
+        copies.ids,
+    )
 
 # %% ../../nbs/3_semsim/annotate/07_panels.ipynb #21ae1a94
 PANELS = {"A": "convnet8", "B": "resnet20-0.5"} # name -> architecture of its members
@@ -179,12 +207,22 @@ def train_annotator(panel:str, # "A" or "B"
     arch, name = arch or PANELS[check_name("panel", panel, PANELS)], f"{panel}{member + 1}"
     check_name("lesson", lesson, LESSONS)
     clean, fit = kept_apart(split, seed).values()
-    if set(fit.labels.tolist()) != set(range(len(data.classes))): raise InputError(f"panel {panel}: some class has no image to train on; give it more")
+    if set(fit.labels.tolist()) != set(range(len(data.classes))):
+        raise InputError(f"panel {panel}: some class has no image to train on; give it more")
     copies = lesson_images(data, fit, lesson, max(1, presentations // 2000), "panel", name, seed)
-    copies = copies.take(torch.randperm(len(copies), generator=generator("copies", name, seed))[:max(1, presentations // PASSES)])
+    copies = copies.take(
+        torch.randperm(len(copies), generator=generator("copies", name, seed))[: max(1, presentations // PASSES)]
+    )
     if practice: copies = with_practice(copies, practice, generator("practice", name, seed))
     lessons = replace(data, train=copies, test=clean, classes=(*data.classes, "nothing"))
-    model = train_classifier(lessons, arch, max(1, presentations // len(copies)), augment="crop", lr=lr, seed=1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member)
+    model = train_classifier(
+        lessons,
+        arch,
+        max(1, presentations // len(copies)),
+        augment="crop",
+        lr=lr,
+        seed=1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member,
+    )
     settled = settle_threshold(MachineAnnotator(name, partial(predict, model)), clean.images, unsure)
     model.card |= settled.card | dict(annotator=name, lesson=lesson, practice=len(practice or ()))
     return model
@@ -195,12 +233,21 @@ def accuracy_when(annotators:list, # of annotators
                   spoils:dict=SPOILS, # name -> function of images and a random generator
                  ) -> pd.DataFrame: # a row for each annotator: the share named rightly, clean and spoilt
     "How often annotators name clean and spoilt images rightly."
-    shown = {"clean": split.images} | {name: spoil(split.images, generator("spoil", name)) for name, spoil in spoils.items()}
-    return pd.DataFrame({one.name: {name: (answer(one, images) == split.labels).float().mean().item() for name, images in shown.items()}
-                         for one in map(as_annotator, annotators)}).T.rename_axis("annotator")
+    shown = {"clean": split.images} | {
+        name: spoil(split.images, generator("spoil", name)) for name, spoil in spoils.items()
+    }
+    return pd.DataFrame(
+        {
+            one.name: {
+                name: (answer(one, images) == split.labels).float().mean().item() for name, images in shown.items()
+            }
+            for one in map(as_annotator, annotators)
+        }
+    ).T.rename_axis("annotator")
 
-# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #c10e36bc
-PROBES = {"block 4": slice(0, 2048), "block 5": slice(2048, 4096), "both blocks": slice(0, 4096)} # what each member looks at
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #60df23bc
+# what each member looks at
+PROBES = {"block 4": slice(0, 2048), "block 5": slice(2048, 4096), "both blocks": slice(0, 4096)}
 
 def probe_opinion(tensors:dict, places:str, images:Tensor) -> Tensor: # (B,K) probabilities
     "What a linear classifier makes of what VGG16 sees."
@@ -210,8 +257,15 @@ def probe(tensors:dict, # weight (K,F) and bias (K)
           card:dict, # annotator, places, threshold
          ) -> MachineAnnotator:
     "A linear classifier on what VGG16 sees, as an annotator."
-    return MachineAnnotator(card["annotator"], partial(probe_opinion, tensors, card["places"]), card.get("threshold", 0.0), len(tensors["bias"]) - 1, card)
+    return MachineAnnotator(
+        card["annotator"],
+        partial(probe_opinion, tensors, card["places"]),
+        card.get("threshold", 0.0),
+        len(tensors["bias"]) - 1,
+        card,
+    )
 
+# %% ../../nbs/3_semsim/annotate/07_panels.ipynb #c10e36bc
 def fit_probe(seen:Tensor, # (B,4096) from `VGG16`
               labels:Tensor, # (B,) class numbers, the last one for "nothing"
               places:str, # one of `PROBES`
@@ -242,6 +296,9 @@ def train_probes(panel:str, # its name
     if practice: copies = with_practice(copies, practice, random)
     seen, made = VGG16(random_flip(copies.images, random)), []
     for number, places in enumerate(PROBES, 1):
-        tensors, card = fit_probe(seen, copies.labels, places), dict(annotator=f"{panel}{number}", arch="probe on VGG16", places=places, learnt_from=len(copies))
+        tensors, card = (
+            fit_probe(seen, copies.labels, places),
+            dict(annotator=f"{panel}{number}", arch="probe on VGG16", places=places, learnt_from=len(copies)),
+        )
         made.append((tensors, settle_threshold(probe(tensors, card), clean.images[:600], unsure).card))
     return made

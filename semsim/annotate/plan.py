@@ -21,13 +21,22 @@ def latin_square(table:pd.DataFrame, # with columns model and original, a row a 
                 ) -> pd.DataFrame: # one row for each original
     "The reconstructions that the annotator at a place sees."
     models = sorted(table.model.unique())
-    ranks = {original: rank for rank, original in enumerate(sorted(table.original.unique(), key=lambda one: derive_seed("square", seed, one)))}
+    ranks = {
+        original: rank
+        for rank, original in enumerate(
+            sorted(table.original.unique(), key=lambda one: derive_seed("square", seed, one))
+        )
+    }
     rank, shared = table.original.map(ranks), round(SHARED * len(ranks))
     turn = (rank + place * (rank >= shared)) % len(models)
     seen = table[table.model == turn.map(dict(enumerate(models)))]
     if len(seen) < len(ranks):
         gone = sorted(set(ranks) - set(seen.original))[0]
-        raise InputError(f"original {gone}: not every model has a reconstruction of it, so the models cannot take turns; add it, or show every reconstruction (every=True, --every)")
+        raise InputError(
+            f"original {gone}: not every model has a reconstruction of it, so the models cannot take turns; add it, "
+            "or show "
+            "every reconstruction (every=True, --every)"
+        )
     return seen
 
 # %% ../../nbs/3_semsim/annotate/01_plan.ipynb #862f4c76
@@ -37,7 +46,8 @@ QUESTIONS = { # name -> (question, what -1 is called)
 }
 SAME = ["no", "yes"] # the answers under `same`, by number
 GOLD, REPEATS = 0.05, 0.1 # for each reconstruction that is shown
-APART = 20 # pictures between a repeat or a photograph and what it must not stand beside; a third of the whole where that is less
+# pictures between a repeat or a photograph and what it must not stand beside; a third of the whole where that is less
+APART = 20
 
 # %% ../../nbs/3_semsim/annotate/01_plan.ipynb #e01bd086
 def make_plan(table:pd.DataFrame, # with columns model, original

@@ -39,31 +39,47 @@ def parse_lines(path, # a JSON-lines file
     "The lines of a file, as far as they are whole; a fragment may only stand at the end."
     lines, length = [], 0
     for number, row in enumerate(rows := data.splitlines(keepends=True), 1):
-        try: line = json.loads(row)
-        except ValueError: line = None
+        try:
+            line = json.loads(row)
+        except ValueError:
+            line = None
         if not isinstance(line, dict) or not row.endswith(b"\n"):
             if number == len(rows): break
-            raise InputError(f"{path}: line {number} of {len(rows)} is damaged ({row[:40]!r}); only the last may be, after a crash; mend or remove it, the other answers are sound")
+            raise InputError(
+                f"{path}: line {number} of {len(rows)} is damaged ({row[:40]!r}); only the last may be, after a "
+                "crash; mend or "
+                "remove it, the other answers are sound"
+            )
         lines.append(line)
         length += len(row)
     return lines, length
 
-# %% ../../nbs/3_semsim/annotate/02_session.ipynb #9ca5f8fc
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #9aad1e49
 _OPEN = weakref.WeakValueDictionary() # path -> the log that this process has open
 
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #9ca5f8fc
 class AnswerLog:
     "An annotator's file, open for one sitting at a time."
     def __init__(self, path): # of the file; made if need be
         self.path = Path(path).resolve()
         if self.path in _OPEN: _OPEN[self.path].close() # a cell that is run again takes over
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False) # the system frees it when a process dies
-        try: self.lock.acquire(timeout=0)
+        # the system frees it when a process dies
+        self.lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
+        try:
+            self.lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"{self.path}: open in another process, a notebook's kernel or a running semsim annotate; end that one, or label under another name") from None
+            raise InputError(
+                f"{self.path}: open in another process, a notebook's kernel or a running semsim annotate; end that "
+                "one, or label "
+                "under another name"
+            ) from None
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try: self.lines, self.recovered = self._read()
-        except BaseException: self.close(); raise
+        try:
+            self.lines, self.recovered = self._read()
+        except BaseException:
+            self.close()
+            raise
         _OPEN[self.path] = self
 
     def _read(self):
@@ -72,12 +88,20 @@ class AnswerLog:
         lines, length = parse_lines(self.path, data)
         if length == len(data): return lines, None
         aside = self.path.with_suffix(".damaged")
-        with open(aside, "ab") as file: file.write(data[length:] + b"\n"); file.flush(); os.fsync(file.fileno())
+        with open(aside, "ab") as file:
+            file.write(data[length:] + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.ftruncate(self.file, length)
         os.fsync(self.file)
-        return lines, f"{self.path.name}: the last line was cut short by a crash; it is now in {aside.name}, and its picture is shown again."
+        return (
+            lines,
+            f"{self.path.name}: the last line was cut short by a crash; it is now in {aside.name}, and its picture is "
+            "shown "
+            "again.",
+        )
 
-# %% ../../nbs/3_semsim/annotate/02_session.ipynb #260c22af
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #6834071a
 @patch
 def append(self:AnswerLog, line:dict): # what JSON can write
     "Add a line; when this returns it is on the disk."
@@ -88,7 +112,8 @@ def append(self:AnswerLog, line:dict): # what JSON can write
     try:
         if os.write(self.file, data) < len(data): raise OSError("the disk is full")
         os.fsync(self.file)
-        if not self.lines and os.name == "posix": sync_folder(self.path.parent) # a new file's name must be on the disk as well
+        if not self.lines and os.name == "posix":
+            sync_folder(self.path.parent) # a new file's name must be on the disk as well
     except OSError:
         os.ftruncate(self.file, before.st_size)
         raise
@@ -97,9 +122,12 @@ def append(self:AnswerLog, line:dict): # what JSON can write
 def sync_folder(folder):
     "Put the names of a folder's files on the disk."
     handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #260c22af
 @patch
 def close(self:AnswerLog):
     "Let another sitting open the file."
@@ -113,7 +141,11 @@ SILENCE = 10 # seconds without a word from a tab before another is let in
 def check_annotator(name:str) -> str: # the same
     "Refuse an annotator's name that cannot be part of a file's name."
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w .@-]{0,63}", name) or name.endswith((" ", ".")):
-        raise InputError(f"annotator {name!r}: a name is up to 64 letters, digits, spaces or . @ - _, begins with a letter or digit, and has no / or \\ in it")
+        raise InputError(
+            f"annotator {name!r}: a name is up to 64 letters, digits, spaces or . @ - _, begins with a letter or "
+            "digit, and "
+            "has no / or \\ in it"
+        )
     return name
 
 def keys_of(choices:list) -> list: # a key for each; empty where there are too many
@@ -146,7 +178,8 @@ class Session:
             self.log.close()
             raise
 
-    def __repr__(self): return f"{self.annotator}: {len(self.answers)} of {len(self.keys)} answered, in {self.log.path.name}"
+    def __repr__(self):
+        return f"{self.annotator}: {len(self.answers)} of {len(self.keys)} answered, in {self.log.path.name}"
 
 def answers_path(folder, annotator:str, protocol:str) -> Path:
     "Where an annotator's answers are kept: inside the folder of reconstructions."
@@ -165,13 +198,27 @@ def picture_uri(path # an image file
 def _begin(self:Session, every:bool, seed:int):
     "Write the plan."
     with FileLock(self.log.path.with_name(".places.lock")):
-        others = [parse_lines(path, path.read_bytes())[0][:1] for path in self.log.path.parent.glob(f"*.{self.protocol}.jsonl")]
+        others = [
+            parse_lines(path, path.read_bytes())[0][:1]
+            for path in self.log.path.parent.glob(f"*.{self.protocol}.jsonl")
+        ]
         taken = {header[0]["place"] for header in others if header}
         place = next(number for number in range(len(taken) + 1) if number not in taken)
         plan = make_plan(self.table, self.annotator, place, self.protocol, every, seed)
         self._find(plan)
-        self.log.append(dict(annotator=self.annotator, protocol=self.protocol, every=every, seed=seed, place=place, classes=self.classes, plan=plan,
-                             version=semsim.__version__, time=now()))
+        self.log.append(
+            dict(
+                annotator=self.annotator,
+                protocol=self.protocol,
+                every=every,
+                seed=seed,
+                place=place,
+                classes=self.classes,
+                plan=plan,
+                version=semsim.__version__,
+                time=now(),
+            )
+        )
 
 def now() -> str: # such as "2026-01-05T10:00:00+00:00"
     "The time, for a line of the file."
@@ -186,11 +233,20 @@ def _resume(self:Session, given:dict):
     if name is None: return self._find(header["plan"])
     old, new = header.get(name), given[name]
     if name == "classes":
-        where = next((number for number, pair in enumerate(zip(old, new)) if pair[0] != pair[1]), min(len(old), len(new)))
-        old, new = (f"{len(one)} classes with number {where} = {one[where] if where < len(one) else 'none'!r}" for one in (old, new))
-    raise InputError(f"{self.log.path}: began with {name} = {old}, now it is {new}; the answers would change their meaning. Go back to the former, or label under another name")
+        where = next(
+            (number for number, pair in enumerate(zip(old, new)) if pair[0] != pair[1]), min(len(old), len(new))
+        )
+        old, new = (
+            f"{len(one)} classes with number {where} = {one[where] if where < len(one) else 'none'!r}"
+            for one in (old, new)
+        )
+    raise InputError(
+        f"{self.log.path}: began with {name} = {old}, now it is {new}; the answers would change their meaning. Go "
+        "back to "
+        "the former, or label under another name"
+    )
 
-# %% ../../nbs/3_semsim/annotate/02_session.ipynb #a9ed0e23
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #4ee2d087
 @patch
 def _find(self:Session, plan:list):
     "The pictures of the plan that are there, and the answers that stand."
@@ -200,26 +256,40 @@ def _find(self:Session, plan:list):
     for key in plan:
         role, _, name = key.partition(":")
         if role != "gold" and name in rows:
-            self.pictures[key] = uri(rows[name].reconstruction_path), uri(rows[name].original_path), 1 if self.protocol == "same" else rows[name].label
+            self.pictures[key] = (
+                uri(rows[name].reconstruction_path),
+                uri(rows[name].original_path),
+                1 if self.protocol == "same" else rows[name].label,
+            )
         elif role == "gold" and all(one in photographs for one in name.split("/")):
             shown, beside = (photographs[name.split("/")[end]] for end in (0, -1))
-            self.pictures[key] = uri(shown.original_path), uri(beside.original_path), int(shown == beside) if self.protocol == "same" else shown.label
+            self.pictures[key] = (
+                uri(shown.original_path),
+                uri(beside.original_path),
+                int(shown == beside) if self.protocol == "same" else shown.label,
+            )
     self.keys = [key for key in plan if key in self.pictures]
     self.answers = {f"{line['role']}:{line['item']}": line for line in standing(self.log.lines[1:])}
     self.notes = [*self._changes(plan), *([self.log.recovered] if self.log.recovered else [])]
-    for note in self.notes: warnings.warn(note)
+    for note in self.notes:
+        warnings.warn(note)
 
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #a9ed0e23
 @patch
 def _changes(self:Session, plan:list) -> list: # sentences
     "What became of the folder since the plan was made."
     gone = [key for key in plan if key not in self.pictures]
     new = self.table.original.nunique() - len({key.split("/")[-1] for key in plan if key.startswith("item:")})
     said = []
-    if gone: said.append(f"{len(gone)} of {len(plan)} pictures of the plan are gone, first {gone[0].partition(':')[2]!r}; {sum(key in self.answers for key in gone)} answers for such pictures stay in the file.")
+    if gone:
+        said.append(
+            f"{len(gone)} of {len(plan)} pictures of the plan are gone, first {gone[0].partition(':')[2]!r}; "
+            f"{sum(key in self.answers for key in gone)} answers for such pictures stay in the file."
+        )
     if new > 0: said.append(f"{new} originals came after the plan was made; {self.annotator} is not shown them.")
     return said
 
-# %% ../../nbs/3_semsim/annotate/02_session.ipynb #c6553da5
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #a32292ce
 @patch
 def state(self:Session) -> dict: # plain values, for JSON
     "What the view is to show."
@@ -227,15 +297,28 @@ def state(self:Session) -> dict: # plain values, for JSON
     shown, beside, _ = self.pictures[self.keys[position]] if position is not None else (None, None, None)
     question, refusal = QUESTIONS[self.protocol]
     done = sum(key in self.answers for key in self.keys)
-    return dict(session=content_id(str(self.log.path)), position=position, done=done, total=len(self.keys), question=question, refusal=refusal,
-                choices=self.choices, keys=keys_of(self.choices), picture=shown, beside=beside if self.protocol == "same" else None, can_undo=self.can_undo, notes=self.notes,
-                finished=self.summary() if position is None else None)
+    return dict(
+        session=content_id(str(self.log.path)),
+        position=position,
+        done=done,
+        total=len(self.keys),
+        question=question,
+        refusal=refusal,
+        choices=self.choices,
+        keys=keys_of(self.choices),
+        picture=shown,
+        beside=beside if self.protocol == "same" else None,
+        can_undo=self.can_undo,
+        notes=self.notes,
+        finished=self.summary() if position is None else None,
+    )
 
 @patch(as_prop=True)
 def position(self:Session) -> int: # a row of `keys`; None at the end
     "The first picture without an answer."
     return next((row for row, key in enumerate(self.keys) if key not in self.answers), None)
 
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #c6553da5
 @patch(as_prop=True)
 def can_undo(self:Session) -> bool: # whether the last line is an answer
     "Whether there is an answer that may be taken back: the last one, once."
@@ -247,10 +330,17 @@ def summary(self:Session) -> list: # sentences
     "What the annotator is told at the end."
     answers = list(self.answers.values())
     items = [line for line in answers if line["role"] == "item"]
-    said = [f"{len(items)} reconstructions answered, {np.mean([line['answer'] == -1 for line in items]):.0%} with \u201c{QUESTIONS[self.protocol][1]}\u201d; "
-            f"{np.median([line['milliseconds'] for line in items]) / 1000:.1f} seconds for a picture (median)."]
+    said = [
+        f"{len(items)} reconstructions answered, {np.mean([line['answer'] == -1 for line in items]):.0%} with "
+        f"\u201c{QUESTIONS[self.protocol][1]}\u201d; "
+        f"{np.median([line['milliseconds'] for line in items]) / 1000:.1f} seconds for a picture (median)."
+    ]
     for name, row in consistency(answers).iterrows():
-        if row.n: said.append(f"Your consistency: {name}: {row.right:.0f} of {row.n:.0f} (95 % interval {row.low:.0%} to {row.high:.0%}).")
+        if row.n:
+            said.append(
+                f"Your consistency: {name}: {row.right:.0f} of {row.n:.0f} (95 % interval {row.low:.0%} to "
+                f"{row.high:.0%})."
+            )
     return [*said, f"All answers are saved in {self.log.path.name}. You can close this page."]
 
 # %% ../../nbs/3_semsim/annotate/02_session.ipynb #89b84cd2
@@ -260,32 +350,42 @@ def handle(self:Session,
           ) -> dict: # the reply, with the message's `to`
     "Take one message of a view."
     reply = {"to": message.get("to")}
-    if self.log.file is None: return reply | {"refused": "This sitting was opened again elsewhere, or the cell was run again: go on there."}
-    if not self._admitted(message): return reply | {"refused": f"{self.annotator} is labelling in another tab: go on there, or close it and wait {SILENCE} seconds."}
+    if self.log.file is None:
+        return reply | {"refused": "This sitting was opened again elsewhere, or the cell was run again: go on there."}
+    if not self._admitted(message):
+        return reply | {
+            "refused": f"{self.annotator} is labelling in another tab: go on there, or close it and wait {SILENCE} seconds."
+        }
     try:
         kind = check_name("kind of message", message.get("kind"), ["open", "answer", "undo", "beat", "leave"])
         if kind == "leave": self.heard = 0.0
         if kind in ("beat", "leave"): return reply
         notice = self._keep(message) if kind != "open" else None
         return reply | {"state": self.state(), "notice": notice}
-    except (InputError, OSError) as error: return reply | {"error": f"{error}."}
+    except (InputError, OSError) as error:
+        return reply | {"error": f"{error}."}
 
 @patch
 def _admitted(self:Session, message:dict) -> bool:
     "Whether this view may speak: it holds the sitting, or takes it over from one that is silent or was in the same tab."
     silent, client = time.monotonic() - self.heard > SILENCE, message.get("client")
-    if not (client == self.holder or silent or (message.get("kind") == "open" and message.get("tab") == self.tab)): return False
+    if not (client == self.holder or silent or (message.get("kind") == "open" and message.get("tab") == self.tab)):
+        return False
     self.holder, self.tab, self.heard = client, message.get("tab"), time.monotonic()
     return True
 
-# %% ../../nbs/3_semsim/annotate/02_session.ipynb #2d592ef4
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #6a2eab33
 @patch
 def _keep(self:Session, message:dict) -> str: # a sentence for the annotator, or None
     "Write the line of an answer or an undo, once."
     if not isinstance(message.get("id"), str): raise InputError(f"id {message.get('id')!r}: expected a text")
-    if any(line.get("id") == message["id"] for line in self.log.lines): return None # sent again: the reply was lost, not the line
-    if message.get("position") != self.position: return "That picture had been answered already; the answer in the file stands."
-    about = dict(id=message["id"], annotator=self.annotator, protocol=self.protocol, version=semsim.__version__, time=now())
+    if any(line.get("id") == message["id"] for line in self.log.lines):
+        return None # sent again: the reply was lost, not the line
+    if message.get("position") != self.position:
+        return "That picture had been answered already; the answer in the file stands."
+    about = dict(
+        id=message["id"], annotator=self.annotator, protocol=self.protocol, version=semsim.__version__, time=now()
+    )
     if message["kind"] == "undo":
         if not self.can_undo: return "Only the last answer can be taken back, and only once."
         last = self.log.lines[-1]
@@ -298,13 +398,18 @@ def _keep(self:Session, message:dict) -> str: # a sentence for the annotator, or
     self.log.append(line)
     self.answers[key] = line
 
+# %% ../../nbs/3_semsim/annotate/02_session.ipynb #2d592ef4
 @patch
 def _line(self:Session, key:str, message:dict) -> dict: # what the answer says
     "The checked answer to the picture with a key."
     given, milliseconds, (role, _, item) = message.get("answer"), message.get("milliseconds"), key.partition(":")
-    if type(given) is not int or not -1 <= given < len(self.choices): raise InputError(f"answer {given!r}: expected a number from -1 to {len(self.choices) - 1}")
-    if type(milliseconds) is not int or milliseconds < 0: raise InputError(f"milliseconds {milliseconds!r}: expected a number from 0 on")
-    line = dict(item=item, role=role, answer=given, name=self.choices[given] if given >= 0 else None, milliseconds=milliseconds)
+    if type(given) is not int or not -1 <= given < len(self.choices):
+        raise InputError(f"answer {given!r}: expected a number from -1 to {len(self.choices) - 1}")
+    if type(milliseconds) is not int or milliseconds < 0:
+        raise InputError(f"milliseconds {milliseconds!r}: expected a number from 0 on")
+    line = dict(
+        item=item, role=role, answer=given, name=self.choices[given] if given >= 0 else None, milliseconds=milliseconds
+    )
     return line | ({"truth": self.pictures[key][2]} if role == "gold" else {})
 
 # %% ../../nbs/3_semsim/annotate/02_session.ipynb #cd51c5e6
@@ -333,10 +438,19 @@ def read_logs(folder, # of reconstructions
     paths = sorted((Path(folder)/"answers").glob(f"*.{protocol}.jsonl"))
     logs = {path: parse_lines(path, path.read_bytes())[0] for path in paths}
     logs = {path: lines for path, lines in logs.items() if len(lines) > 1}
-    if not logs: raise InputError(f"{Path(folder)/'answers'}: nobody has answered under the protocol {protocol!r}; begin with: semsim annotate {folder} --annotator NAME")
+    if not logs:
+        raise InputError(
+            f"{Path(folder) / 'answers'}: nobody has answered under the protocol {protocol!r}; begin with: semsim "
+            "annotate "
+            f"{folder} --annotator NAME"
+        )
     first = next(iter(logs))
     for path, lines in logs.items():
-        if lines[0]["classes"] != logs[first][0]["classes"]: raise InputError(f"{path}: its classes are not those of {first.name}; the answers mean different things, keep them in two folders")
+        if lines[0]["classes"] != logs[first][0]["classes"]:
+            raise InputError(
+                f"{path}: its classes are not those of {first.name}; the answers mean different things, keep them in "
+                "two folders"
+            )
     return {lines[0]["annotator"]: standing(lines[1:]) for lines in logs.values()}
 
 # %% ../../nbs/3_semsim/annotate/02_session.ipynb #ff75c9c3
@@ -344,12 +458,18 @@ def read_answers(folder, # of reconstructions
                  protocol:str="name", # one of `QUESTIONS`
                 ) -> pd.DataFrame: # the columns above, and role, milliseconds
     "All answers that stand, of all annotators."
-    table = pd.DataFrame([line | {"kind": "human"} for lines in read_logs(folder, protocol).values() for line in lines], columns=[*COLUMNS, "role", "milliseconds"])
+    table = pd.DataFrame(
+        [line | {"kind": "human"} for lines in read_logs(folder, protocol).values() for line in lines],
+        columns=[*COLUMNS, "role", "milliseconds"],
+    )
     return table.assign(time=pd.to_datetime(table.time))
 
 def read_consistency(folder, # of reconstructions
                      protocol:str="name", # one of `QUESTIONS`
                     ) -> pd.DataFrame: # the columns of `consistency`, and annotator, check
     "How attentive all annotators are, and how far each agrees with themselves."
-    tables = [consistency(lines).rename_axis("check").reset_index().assign(annotator=name) for name, lines in read_logs(folder, protocol).items()]
+    tables = [
+        consistency(lines).rename_axis("check").reset_index().assign(annotator=name)
+        for name, lines in read_logs(folder, protocol).items()
+    ]
     return pd.concat(tables, ignore_index=True)

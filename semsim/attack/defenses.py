@@ -31,7 +31,8 @@ class Prune:
     per_example = False
 
     def __post_init__(self):
-        if self.percent >= 100: raise InputError(f"defense 'prune_{self.percent:g}': nothing would be left; prune less than 100 %")
+        if self.percent >= 100:
+            raise InputError(f"defense 'prune_{self.percent:g}': nothing would be left; prune less than 100 %")
 
     def __call__(self,
                  gradients:dict, # parameter name -> (B, *shape)
@@ -96,7 +97,8 @@ class DPSGD:
     per_example = True
 
     def __post_init__(self):
-        if self.clip <= 0: raise InputError(f"defense 'dpsgd_{self.clip:g}_{self.noise:g}': the clipping norm must be more than 0")
+        if self.clip <= 0:
+            raise InputError(f"defense 'dpsgd_{self.clip:g}_{self.noise:g}': the clipping norm must be more than 0")
 
     def __call__(self,
                  gradients:dict, # parameter name -> (B, *shape)
@@ -119,7 +121,8 @@ def parse_defense(text:str # such as "prune_70" or "dpsgd_1_0.5"; "" for none
     if not text: return None
     kind, *numbers = text.split("_")
     readable = all(re.fullmatch(r"(\d+\.?\d*|\.\d+)(e-?\d+)?", number, re.ASCII) for number in numbers)
-    if not readable or kind not in DEFENSES or len(numbers) != len(fields(DEFENSES[kind])): check_name("defense", text, DEFENSE_EXAMPLES)
+    if not readable or kind not in DEFENSES or len(numbers) != len(fields(DEFENSES[kind])):
+        check_name("defense", text, DEFENSE_EXAMPLES)
     return DEFENSES[kind](*map(float, numbers))
 
 # %% ../../nbs/1_attack/01_defenses.ipynb #b2a4b750
@@ -128,7 +131,8 @@ def example_gradients(model, # a classifier
                       labels:Tensor, # (B,) class numbers
                      ) -> tuple: # (parameter name -> (B, *shape), (B,) losses)
     "The cross-entropy of each example and its gradient."
-    def loss(parameters, image, label): return F.cross_entropy(functional_call(model, parameters, (image[None],)), label[None])
+    def loss(parameters, image, label):
+        return F.cross_entropy(functional_call(model, parameters, (image[None],)), label[None])
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     return vmap(grad_and_value(loss), in_dims=(None, 0, 0))(parameters, images, labels)
 
@@ -144,10 +148,18 @@ def batch_gradient(model, # a classifier in train mode
     "The loss of a batch and its gradient, defended."
     if defense and defense.per_example:
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()):
-            raise InputError("this defense needs each example's gradient, and BatchNorm mixes the examples; train an architecture without it, e.g. lenet")
+            raise InputError(
+                "this defense needs each example's gradient, and BatchNorm mixes the examples; train an architecture "
+                "without it, "
+                "e.g. lenet"
+            )
         gradients, losses = example_gradients(model, images, labels)
-        return losses.mean().item(), defense({name: loss_scale * gradient for name, gradient in gradients.items()}, random)
+        return losses.mean().item(), defense(
+            {name: loss_scale * gradient for name, gradient in gradients.items()}, random
+        )
     with torch.autocast(images.device.type, torch.bfloat16, enabled=amp): logits = model(images)
     loss, (names, parameters) = F.cross_entropy(logits.float(), labels), zip(*model.named_parameters())
     gradients = dict(zip(names, torch.autograd.grad(loss_scale * loss, parameters)))
-    return loss.item(), defense({name: gradient[None] for name, gradient in gradients.items()}, random) if defense else gradients
+    return loss.item(), defense(
+        {name: gradient[None] for name, gradient in gradients.items()}, random
+    ) if defense else gradients

@@ -35,14 +35,19 @@ class AffineBatchNorm(nn.BatchNorm2d):
         factor = self.weight * (self.running_var + self.eps).rsqrt()
         return images * factor[:, None, None] + (self.bias - self.running_mean * factor)[:, None, None]
 
-# %% ../../nbs/1_attack/06_engine.ipynb #1ee1f6c4
-PRECISIONS = {"float32": (torch.float32, torch.float32), "tf32": (torch.float32, torch.float32), # of the network, of the search
-              "bfloat16": (torch.bfloat16, torch.float32), "float64": (torch.float64, torch.float64)}
+# %% ../../nbs/1_attack/06_engine.ipynb #98beec56
+PRECISIONS = {
+    "float32": (torch.float32, torch.float32),
+    "tf32": (torch.float32, torch.float32),  # of the network, of the search
+    "bfloat16": (torch.bfloat16, torch.float32),
+    "float64": (torch.float64, torch.float64),
+}
 
 def prepared(client:Client, precision:str, device, channels_last:bool) -> Client: # a copy
     "The client with its model on the device, in the precision of the network."
     model = deepcopy(client.model).to(device, PRECISIONS[precision][0]).requires_grad_(False)
-    for name in ("mean", "std"): setattr(model, name, getattr(client.model, name).to(device, PRECISIONS[precision][0]))
+    for name in ("mean", "std"):
+        setattr(model, name, getattr(client.model, name).to(device, PRECISIONS[precision][0]))
     for _, layer in batchnorm_layers(model):
         if type(layer) is nn.BatchNorm2d and layer.track_running_stats: layer.__class__ = AffineBatchNorm
     return replace(client, model=model.to(memory_format=torch.channels_last) if channels_last else model)
@@ -54,13 +59,19 @@ def multiplying(precision:str):
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=precision == "tf32"): yield
-    finally: torch.set_float32_matmul_precision(before)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
+# %% ../../nbs/1_attack/06_engine.ipynb #1ee1f6c4
 def check_compute(precision:str, device, compile:bool):
     "Refuse ways to compute that this machine does not have."
     check_name("precision", precision, PRECISIONS)
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available(): raise InputError(f"device {str(device)!r}: PyTorch finds no GPU here; use cpu")
-    if compile and not any(map(shutil.which, ("g++", "clang++"))): raise InputError("compile=True needs a C++ compiler, and neither g++ nor clang++ is on PATH; install one, or leave it out")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {str(device)!r}: PyTorch finds no GPU here; use cpu")
+    if compile and not any(map(shutil.which, ("g++", "clang++"))):
+        raise InputError(
+            "compile=True needs a C++ compiler, and neither g++ nor clang++ is on PATH; install one, or leave it out"
+        )
 
 # %% ../../nbs/1_attack/06_engine.ipynb #64d5ee75
 RECORD_FROM = 100 # steps from which on the recording pays
@@ -73,7 +84,9 @@ def recorded(evaluate, # function of tensors and dictionaries of tensors, whose 
         if replay.record is None:
             replay.record = make_fx(evaluate)(*inputs)
             replay.record.graph.eliminate_dead_code(), replay.record.recompile()
-            if compile: replay.record = torch.compile(replay.record, options={"layout_optimization": False}) # which is what `channels_last` is for
+            if compile:
+                # which is what `channels_last` is for
+                replay.record = torch.compile(replay.record, options={"layout_optimization": False})
         return replay.record(*inputs)
     replay.record = None
     return replay
@@ -83,9 +96,10 @@ def copy_of(found:dict) -> dict: # the same, with no history
     "A copy of what was found so far."
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
-# %% ../../nbs/1_attack/06_engine.ipynb #4c84da72
+# %% ../../nbs/1_attack/06_engine.ipynb #4ce60cb2
 LBFGS_START = 1e6 # value of the scaled objective at the start
 
+# %% ../../nbs/1_attack/06_engine.ipynb #4c84da72
 def search_lbfgs(evaluate, # function (found, known) -> (derivatives, (objective, distance))
                  found:dict, # the start
                  known:dict, # of one client
@@ -94,12 +108,17 @@ def search_lbfgs(evaluate, # function (found, known) -> (derivatives, (objective
                 ) -> dict: # found, distance, steps taken, snapshots
     "Search for one client's images by L-BFGS with strong Wolfe line search."
     found = {name: tensor.clone().requires_grad_() for name, tensor in found.items()}
-    optimizer = torch.optim.LBFGS(list(found.values()), lr=attack.lr, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0)
+    optimizer = torch.optim.LBFGS(
+        list(found.values()), lr=attack.lr, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+    )
     _, (first, _) = evaluate(copy_of(found), known)
     factor = LBFGS_START / first.item() if first > 0 else 1.0
     def closure():
-        derivatives, (value, closure.distance) = evaluate({name: tensor.detach() for name, tensor in found.items()}, known)
-        for name, tensor in found.items(): tensor.grad = factor * derivatives[name]
+        derivatives, (value, closure.distance) = evaluate(
+            {name: tensor.detach() for name, tensor in found.items()}, known
+        )
+        for name, tensor in found.items():
+            tensor.grad = factor * derivatives[name]
         return factor * value
     best, distance, kept, stale = copy_of(found), float("inf"), {}, 0
     for step in range(attack.steps):
@@ -144,9 +163,15 @@ def activations(client:Client, # its model is looked at
                ) -> int: # numbers
     "The numbers that one client's batch leaves behind on its way through the network."
     sizes = []
-    hooks = [layer.register_forward_hook(lambda _, __, output: sizes.append(output.numel())) for layer in client.model.modules() if not list(layer.children())]
-    with torch.no_grad(): client.model(torch.zeros(images, *image_shape(client.model)).to(next(client.model.parameters())))
-    for hook in hooks: hook.remove()
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+        for layer in client.model.modules()
+        if not list(layer.children())
+    ]
+    with torch.no_grad():
+        client.model(torch.zeros(images, *image_shape(client.model)).to(next(client.model.parameters())))
+    for hook in hooks:
+        hook.remove()
     return sum(sizes)
 
 # %% ../../nbs/1_attack/06_engine.ipynb #788e649a
@@ -171,8 +196,12 @@ class Slots:
                  known:dict, # what is known of one client, for its shapes
                  width:int, # number of slots
                 ):
-        self.found, self.known = (mapped(lambda one: one.expand(width, *one.shape).clone(), tree) for tree in (row, known))
-        self.moments = {name: [torch.zeros_like(tensor), torch.zeros_like(tensor)] for name, tensor in self.found.items()}
+        self.found, self.known = (
+            mapped(lambda one: one.expand(width, *one.shape).clone(), tree) for tree in (row, known)
+        )
+        self.moments = {
+            name: [torch.zeros_like(tensor), torch.zeros_like(tensor)] for name, tensor in self.found.items()
+        }
         self.age = torch.zeros(width, dtype=torch.long, device=row["images"].device)
         self.best, self.stale = torch.full_like(self.age, torch.inf, dtype=torch.float32), torch.zeros_like(self.age)
         self.latest = self.best.clone()
@@ -180,15 +209,18 @@ class Slots:
 
     def busy(self): return [(slot, task) for slot, task in enumerate(self.task) if task]
     def rounds(self):
-        while self.busy(): yield
+        while self.busy():
+            yield
 
     def take(self, slot:int, waiting:deque, starting):
         "Begin the next task in a slot, if there is one."
         self.task[slot], self.kept[slot] = waiting.popleft() if waiting else None, {}
         if self.task[slot] is None: return
         row, known = starting(self.task[slot])
-        for wide, one in ((self.found, row), (self.known, known)): mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
-        for moments in self.moments.values(): moments[0][slot], moments[1][slot] = 0, 0
+        for wide, one in ((self.found, row), (self.known, known)):
+            mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
+        for moments in self.moments.values():
+            moments[0][slot], moments[1][slot] = 0, 0
         self.age[slot], self.best[slot], self.latest[slot], self.stale[slot] = 0, torch.inf, torch.inf, 0
 
 # %% ../../nbs/1_attack/06_engine.ipynb #4db03c67
@@ -200,7 +232,12 @@ def keep(slots:Slots, ages):
 
 def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots
     "What a row has come to."
-    return dict(found={name: rows[slot].clone() for name, rows in slots.found.items()}, distance=distance, steps=slots.age[slot].item(), snapshots=slots.kept[slot])
+    return dict(
+        found={name: rows[slot].clone() for name, rows in slots.found.items()},
+        distance=distance,
+        steps=slots.age[slot].item(),
+        snapshots=slots.kept[slot],
+    )
 
 # %% ../../nbs/1_attack/06_engine.ipynb #7d7d3519
 def descend(slots:Slots, # changed in place
@@ -238,7 +275,8 @@ def judge(slots:Slots, # `best`, `latest` and `stale` are changed in place
     slots.stale = torch.where(better, 0, slots.stale + 1)
     slots.best, slots.latest = torch.where(better, distances, slots.best).float(), distances.float()
     finite = distances.isfinite()
-    for derivative in derivatives.values(): finite &= derivative.flatten(1).isfinite().all(1)
+    for derivative in derivatives.values():
+        finite &= derivative.flatten(1).isfinite().all(1)
     old = slots.age >= attack.steps
     if attack.patience: old |= slots.stale >= attack.patience
     old, finite = old.tolist(), finite.tolist()
@@ -258,10 +296,13 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
     "Search all tasks, `width` at a time."
     rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width), deque(tasks)
     results, again, stopped = {}, 0, False
-    for slot in range(width): slots.take(slot, waiting, starting)
+    for slot in range(width):
+        slots.take(slot, waiting, starting)
     total = ceil(len(tasks) / width) * (attack.steps + 1)
     try:
-        for _ in progress(slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", slots.found["images"].shape[:2].numel()):
+        for _ in progress(
+            slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", slots.found["images"].shape[:2].numel()
+        ):
             derivatives, (_, distances) = evaluate(slots.found, slots.known)
             keep(slots, snapshots)
             ended, broken, distances = judge(slots, derivatives, distances, attack)
@@ -269,7 +310,11 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
             waiting.extend((*slots.task[slot][:2], slots.task[slot][2] + 1) for slot in broken)
             again += len(broken)
             descend(slots, derivatives, attack, rates, bounds)
-            for slot in ended + broken: slots.take(slot, waiting, starting)
+            for slot in ended + broken:
+                slots.take(slot, waiting, starting)
     except KeyboardInterrupt:
-        stopped, results = True, results | {task[:2]: result_of(slots, slot, slots.latest[slot].item()) for slot, task in slots.busy()}
+        stopped, results = (
+            True,
+            results | {task[:2]: result_of(slots, slot, slots.latest[slot].item()) for slot, task in slots.busy()},
+        )
     return results, again, stopped

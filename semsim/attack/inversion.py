@@ -36,27 +36,42 @@ class Reconstructions:
     card: dict # attack, settings, seed, width, and what happened on the way
     snapshots: dict # step -> (N B,C,H,W) in [0,1], for the clients that got as far; others as they ended
 
-# %% ../../nbs/1_attack/07_inversion.ipynb #4df773d2
+# %% ../../nbs/1_attack/07_inversion.ipynb #7e419f5f
 def attack_settings(attack, changes:dict) -> Attack:
     "The attack that is meant, checked."
     preset = attack if isinstance(attack, Attack) else PRESETS[check_name("attack", attack, PRESETS)]
-    for name in changes: check_name("setting of an attack", name, list(vars(preset)))
+    for name in changes:
+        check_name("setting of an attack", name, list(vars(preset)))
     settings = replace(preset, **changes)
-    check_name("objective", settings.objective, OBJECTIVES), check_name("optimiser", settings.optimizer, [*OPTIMIZERS, "lbfgs"])
-    for name, _ in settings.priors: check_name("prior", name, PRIORS)
-    check_name("start", settings.start, ["uniform", "normal", "zeros"]), check_name("unit", settings.units, ["pixel", "sigma"])
+    (
+        check_name("objective", settings.objective, OBJECTIVES),
+        check_name("optimiser", settings.optimizer, [*OPTIMIZERS, "lbfgs"]),
+    )
+    for name, _ in settings.priors:
+        check_name("prior", name, PRIORS)
+    (
+        check_name("start", settings.start, ["uniform", "normal", "zeros"]),
+        check_name("unit", settings.units, ["pixel", "sigma"]),
+    )
     check_name("way to labels", settings.labels, ["infer", "search"])
     if settings.steps < 1 or settings.restarts < 1: raise InputError("an attack's steps and restarts must be 1 or more")
     return settings
 
+# %% ../../nbs/1_attack/07_inversion.ipynb #4df773d2
 def check_shared(shared:SharedGradient, settings:Attack):
     "Refuse gradients that do not fit the model, and attacks that need what was not revealed."
     for name, parameter in shared.model.named_parameters():
-        if name not in shared.gradients: raise InputError(f"the shared gradient lacks {name}; was it computed with this model?")
+        if name not in shared.gradients:
+            raise InputError(f"the shared gradient lacks {name}; was it computed with this model?")
         if shared.gradients[name].shape[1:] != parameter.shape:
-            raise InputError(f"the shared gradient of {name} is {tuple(shared.gradients[name].shape[1:])}, but the model's is {tuple(parameter.shape)}")
-    if shared.images_each is None: raise InputError("the attack needs the number of images behind a gradient; share with reveal=['batch_size']")
-    if settings.statistics and not shared.statistics: raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics']")
+            raise InputError(
+                f"the shared gradient of {name} is {tuple(shared.gradients[name].shape[1:])}, but the model's is "
+                f"{tuple(parameter.shape)}"
+            )
+    if shared.images_each is None:
+        raise InputError("the attack needs the number of images behind a gradient; share with reveal=['batch_size']")
+    if settings.statistics and not shared.statistics:
+        raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics']")
 
 # %% ../../nbs/1_attack/07_inversion.ipynb #922fc98f
 def invert(shared:SharedGradient, # what the attacker sees
@@ -81,7 +96,14 @@ def invert(shared:SharedGradient, # what the attacker sees
     compute = dict(width=width, precision=precision, device=device, channels_last=channels_last, compile=compile)
     parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
     run = executor.map if executor else map
-    found = list(run(search, *zip(*((*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts))))
+    found = list(
+        run(
+            search,
+            *zip(
+                *((*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts)
+            ),
+        )
+    )
     results = {task: result for part, _, _ in found for task, result in part.items()}
     card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings),
                 restarted=sum(restarted for _, restarted, _ in found), stopped=any(stopped for *_, stopped in found))
@@ -113,7 +135,9 @@ def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, c
     evaluate, rounds = vmap(grad_and_value(objective, has_aux=True)), ceil(len(tasks) / compute["width"]) * attack.steps
     if rounds >= RECORD_FROM or compute["compile"]: evaluate = recorded(evaluate, compute["compile"])
     with multiplying(compute["precision"]):
-        return search_rows(evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots)
+        return search_rows(
+            evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots
+        )
 
 def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "L-BFGS, one row after the other."
@@ -121,8 +145,10 @@ def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, c
     evaluate, results = recorded(grad_and_value(objective, has_aux=True), compute["compile"]), {}
     try:
         with multiplying(compute["precision"]):
-            for task in progress(tasks, "attack", unit="row"): results[task[:2]] = search_lbfgs(evaluate, *starting(task), attack, snapshots)
-    except KeyboardInterrupt: return results, 0, True
+            for task in progress(tasks, "attack", unit="row"):
+                results[task[:2]] = search_lbfgs(evaluate, *starting(task), attack, snapshots)
+    except KeyboardInterrupt:
+        return results, 0, True
     return results, 0, False
 
 # %% ../../nbs/1_attack/07_inversion.ipynb #6ec367b0
@@ -130,11 +156,30 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     "Choose among restarts by the attacker's distance, and put the clients' images together."
     shift, scale = scale_of(shared.model, attack.units)
     pixels = lambda values: (shift + scale * values.cpu().float()).clamp(0, 1)
-    nothing = dict(found={"images": torch.full((shared.images_each, *image_shape(shared.model)), 0.5).sub(shift).div(scale),
-                          "labels": torch.zeros(shared.images_each, shared.model.card["classes"])}, distance=float("inf"), steps=0, snapshots={})
+    nothing = dict(
+        found={
+            "images": torch.full((shared.images_each, *image_shape(shared.model)), 0.5).sub(shift).div(scale),
+            "labels": torch.zeros(shared.images_each, shared.model.card["classes"]),
+        },
+        distance=float("inf"),
+        steps=0,
+        snapshots={},
+    )
     better = lambda result: result["distance"] if result["distance"] == result["distance"] else float("inf")
-    best = [min((results.get((row, restart), nothing) for restart in range(attack.restarts)), key=better) for row in range(len(shared))]
+    best = [
+        min((results.get((row, restart), nothing) for restart in range(attack.restarts)), key=better)
+        for row in range(len(shared))
+    ]
     images = torch.cat([pixels(one["found"]["images"]) for one in best])
     if labels is None: labels = torch.cat([one["found"]["labels"].argmax(-1).cpu() for one in best])
-    kept = {step: torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best]) for step in snapshots}
-    return Reconstructions(images, torch.tensor([one["distance"] for one in best]), labels, card | dict(steps_taken=[one["steps"] for one in best]), kept)
+    kept = {
+        step: torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best])
+        for step in snapshots
+    }
+    return Reconstructions(
+        images,
+        torch.tensor([one["distance"] for one in best]),
+        labels,
+        card | dict(steps_taken=[one["steps"] for one in best]),
+        kept,
+    )

@@ -31,9 +31,21 @@ def infer_labels(shared:SharedGradient, # with the batch size revealed
                 ) -> Tensor: # (N B,) class numbers, ascending within a client
     "Read the labels off the gradient of the last layer."
     check_name("label rule", rule, ["bias", "rows"])
-    if shared.images_each is None: raise InputError("the number of images behind a gradient is needed to infer labels; share with reveal=['batch_size']")
-    return torch.cat([infer_batch({name: rows[n] for name, rows in shared.gradients.items()}, shared.images_each, rule, shared.client.loss_scale)
-                      for n in range(len(shared))])
+    if shared.images_each is None:
+        raise InputError(
+            "the number of images behind a gradient is needed to infer labels; share with reveal=['batch_size']"
+        )
+    return torch.cat(
+        [
+            infer_batch(
+                {name: rows[n] for name, rows in shared.gradients.items()},
+                shared.images_each,
+                rule,
+                shared.client.loss_scale,
+            )
+            for n in range(len(shared))
+        ]
+    )
 
 # %% ../../nbs/1_attack/04_labels.ipynb #40c60dd2
 def label_accuracy(inferred:Tensor, # (N B,) class numbers
@@ -43,5 +55,11 @@ def label_accuracy(inferred:Tensor, # (N B,) class numbers
     "The share of labels that were inferred, each counted once."
     right = 0
     for found, true in zip(inferred.split(batch), labels.split(batch)):
-        right += torch.minimum(*(one.bincount(minlength=int(labels.max()) + int(inferred.max()) + 1) for one in (found, true))).sum().item()
+        right += (
+            torch.minimum(
+                *(one.bincount(minlength=int(labels.max()) + int(inferred.max()) + 1) for one in (found, true))
+            )
+            .sum()
+            .item()
+        )
     return right / len(labels)

@@ -48,7 +48,9 @@ def privacy_score(model:Classifier, # trained a little, in eval mode
     for rows in torch.arange(len(images)).split(together):
         ends, _ = example_gradients(model, images[rows], labels[rows])
         ends = {name: gradient.repeat_interleave(points, 0) for name, gradient in ends.items()}
-        walks, _ = example_gradients(model, noise_path(noise[rows], images[rows], steps), labels[rows].repeat_interleave(points))
+        walks, _ = example_gradients(
+            model, noise_path(noise[rows], images[rows], steps), labels[rows].repeat_interleave(points)
+        )
         scores.append(torch.trapezoid(gradient_similarity(walks, ends).view(-1, points), dx=1 / steps, dim=1))
     return torch.cat(scores)
 
@@ -91,8 +93,13 @@ def score_policy(model:Classifier, # for S_pri: trained
     transformed = training_input(images.images, "none", policy, generator("transform", seed))
     scores = privacy_score(model, transformed, images.labels, generator("noise", seed))
     classes = torch.stack([scores[images.labels == label].mean() for label in images.labels.unique()])
-    s_acc = [accuracy_score(untrained, training_input(batch, "none", policy, generator("transform", seed, n))) for n, batch in enumerate(batches)]
-    return dict(s_pri=classes.mean().item(), s_pri_variance=classes.var(correction=0).item(), s_acc=sum(s_acc) / len(s_acc))
+    s_acc = [
+        accuracy_score(untrained, training_input(batch, "none", policy, generator("transform", seed, n)))
+        for n, batch in enumerate(batches)
+    ]
+    return dict(
+        s_pri=classes.mean().item(), s_pri_variance=classes.var(correction=0).item(), s_acc=sum(s_acc) / len(s_acc)
+    )
 
 # %% ../../nbs/1_attack/08_policy_search.ipynb #26d3397a
 def search_policies(model:Classifier, # trained, in eval mode; an untrained twin is built from its card
@@ -106,13 +113,20 @@ def search_policies(model:Classifier, # trained, in eval mode; an untrained twin
     "Score policies and rank them by privacy."
     policies = sample_policies(candidates, seed) if isinstance(candidates, int) else list(candidates)
     if not policies: raise InputError("no candidates; name a number of random policies, or a list of policies")
-    if min(images, batches) < 1: raise InputError(f"{images} images of each class, {batches} batches; expected 1 or more of both")
-    for policy in filter(None, policies): parse_policy(policy)
+    if min(images, batches) < 1:
+        raise InputError(f"{images} images of each class, {batches} batches; expected 1 or more of both")
+    for policy in filter(None, policies):
+        parse_policy(policy)
     card = model.card
-    untrained = build_classifier(**{name: card[name] for name in ("arch", "classes", "channels", "size", "mean", "std", "init")}, seed=seed)
+    untrained = build_classifier(
+        **{name: card[name] for name in ("arch", "classes", "channels", "size", "mean", "std", "init")}, seed=seed
+    )
     chosen = pick(data.test, min(len(data.test), images * len(data.classes)), seed)
     hundred = [pick(data.test, min(len(data.test), 100), seed + n).images for n in range(batches)]
-    rows = [score_policy(model, untrained, chosen, hundred, policy, seed) for policy in progress(policies, "score policies", unit="policy")]
+    rows = [
+        score_policy(model, untrained, chosen, hundred, policy, seed)
+        for policy in progress(policies, "score policies", unit="policy")
+    ]
     return rank_policies(pd.DataFrame(rows).assign(policy=policies), threshold)
 
 # %% ../../nbs/1_attack/08_policy_search.ipynb #e9af4b81

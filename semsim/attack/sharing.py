@@ -28,7 +28,8 @@ def batchnorm_layers(model) -> list: # of (name, module)
 def with_batch_statistics(model:Classifier) -> Classifier: # a copy
     "The network with BatchNorm that always normalises by the batch at hand."
     model = deepcopy(model)
-    for _, layer in batchnorm_layers(model): layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+    for _, layer in batchnorm_layers(model):
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
     return model
 
 # %% ../../nbs/1_attack/03_sharing.ipynb #d599d1fa
@@ -86,9 +87,11 @@ def batch_statistics(model:Classifier, # with or without running statistics
     seen = []
     def look(_, inputs): seen.append(torch.stack([inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)]))
     hooks = [layer.register_forward_pre_hook(look) for _, layer in batchnorm_layers(model)]
-    try: functional_call(model, parameters_of(model), (images,))
+    try:
+        functional_call(model, parameters_of(model), (images,))
     finally:
-        for hook in hooks: hook.remove()
+        for hook in hooks:
+            hook.remove()
     return seen
 
 # %% ../../nbs/1_attack/03_sharing.ipynb #a1173388
@@ -119,21 +122,29 @@ class SharedGradient:
                        labels=None if self.labels is None else self.labels.view(len(self), -1)[rows].flatten(),
                        statistics=self.statistics and [layer[rows] for layer in self.statistics])
 
-# %% ../../nbs/1_attack/03_sharing.ipynb #e1f5173d
+# %% ../../nbs/1_attack/03_sharing.ipynb #34d7780f
 def check_request(model, images, labels, reveal, batch, client, defender):
     "Refuse what cannot be shared."
     check_finite(model), check_fits(model, images)
-    for name in reveal: check_name("thing to reveal", name, REVEALABLE)
+    for name in reveal:
+        check_name("thing to reveal", name, REVEALABLE)
     check_name("BatchNorm mode", client.batchnorm, ["eval", "train"])
     if len(labels) != len(images): raise InputError(f"{len(images)} images, but {len(labels)} labels")
     if not 0 <= labels.min() <= labels.max() < model.card["classes"]:
-        raise InputError(f"labels span {labels.min()} to {labels.max()}, but the model has classes 0 to {model.card['classes'] - 1}")
+        raise InputError(
+            f"labels span {labels.min()} to {labels.max()}, but the model has classes 0 to {model.card['classes'] - 1}"
+        )
     if batch < 1 or len(images) % batch: raise InputError(f"{len(images)} images do not make whole batches of {batch}")
     if client.local_steps < 1: raise InputError(f"{client.local_steps} local steps; a client takes 1 or more")
     if defender and defender.per_example and (client.local_steps > 1 or client.batchnorm == "train"):
-        raise InputError("DP-SGD at sharing needs each example's gradient: take one local step and batchnorm='eval', or defend in training")
-    if "statistics" in reveal and not batchnorm_layers(model): raise InputError(f"{model.card['arch']} has no BatchNorm, so there are no statistics to reveal")
+        raise InputError(
+            "DP-SGD at sharing needs each example's gradient: take one local step and batchnorm='eval', or defend in "
+            "training"
+        )
+    if "statistics" in reveal and not batchnorm_layers(model):
+        raise InputError(f"{model.card['arch']} has no BatchNorm, so there are no statistics to reveal")
 
+# %% ../../nbs/1_attack/03_sharing.ipynb #e1f5173d
 def check_batchnorm(client:Client, # in train mode
                     images:Tensor, # (B,C,H,W): one client's
                    ):
@@ -141,12 +152,18 @@ def check_batchnorm(client:Client, # in train mode
     def look(name):
         def check(_, inputs):
             if inputs[0].numel() == inputs[0].shape[1]:
-                raise InputError(f"BatchNorm in train mode sees one value a channel at {name}; use larger images, several a client, or batchnorm='eval'")
+                raise InputError(
+                    f"BatchNorm in train mode sees one value a channel at {name}; use larger images, several a "
+                    "client, or "
+                    "batchnorm='eval'"
+                )
         return check
     hooks = [layer.register_forward_pre_hook(look(name)) for name, layer in batchnorm_layers(client.model)]
-    try: client.model(images)
+    try:
+        client.model(images)
     finally:
-        for hook in hooks: hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 # %% ../../nbs/1_attack/03_sharing.ipynb #fa01c566
 def defended_gradient(client:Client,
@@ -172,7 +189,8 @@ def share_gradient(model:Classifier, # in eval mode
                    **how, # see `Client`: batchnorm, loss_scale, local_steps, local_lr, local_batch
                   ) -> SharedGradient: # no image inside
     "Compute what each client would send."
-    for name in how: check_name("option of a client", name, list(Client.__dataclass_fields__)[1:])
+    for name in how:
+        check_name("option of a client", name, list(Client.__dataclass_fields__)[1:])
     client, defender = Client(model, **how), parse_defense(defense)
     check_request(model, images, labels, reveal, batch, client, defender)
     if client.batchnorm == "train":
@@ -183,8 +201,14 @@ def share_gradient(model:Classifier, # in eval mode
         rows.append(defended_gradient(client, defender, own, own_labels, generator("share", seed, number)))
         if "statistics" in reveal: statistics.append(batch_statistics(client.model, own))
     return SharedGradient(
-        client, {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]},
-        batch if {"labels", "batch_size"} & set(reveal) else None, # labels can be counted
+        client,
+        {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]},
+        batch if {"labels", "batch_size"} & set(reveal) else None,  # labels can be counted
         labels.clone() if "labels" in reveal else None,
         [torch.stack(layer).detach() for layer in zip(*statistics)] or None,
-        dict(defense=defense, reveal=sorted(reveal), **{name: value for name, value in vars(client).items() if name != "model"}))
+        dict(
+            defense=defense,
+            reveal=sorted(reveal),
+            **{name: value for name, value in vars(client).items() if name != "model"},
+        ),
+    )

@@ -43,8 +43,11 @@ def train_epoch(model:Classifier, # changed in place
     total = 0.0
     for rows in torch.randperm(len(split), generator=random).split(batch):
         inputs = images[rows].to(model.mean.device)
-        loss, gradients = batch_gradient(model, inputs, split.labels[rows].to(inputs.device), defense, random, amp, loss_scale)
-        for name, parameter in model.named_parameters(): parameter.grad = gradients[name]
+        loss, gradients = batch_gradient(
+            model, inputs, split.labels[rows].to(inputs.device), defense, random, amp, loss_scale
+        )
+        for name, parameter in model.named_parameters():
+            parameter.grad = gradients[name]
         optimizer.step()
         total += loss * len(rows)
     model.eval()
@@ -63,7 +66,7 @@ def channel_statistics(split:Split # images
     "Mean and standard deviation of the channels."
     return split.images.mean((0, 2, 3)).tolist(), split.images.std((0, 2, 3)).tolist()
 
-# %% ../../nbs/1_attack/02_training.ipynb #f692fe5b
+# %% ../../nbs/1_attack/02_training.ipynb #a2223b5b
 def save_checkpoint(path, # a .safetensors file
                     model:Classifier, # after an epoch
                     optimizer, # with the momentum of the model's parameters
@@ -72,9 +75,12 @@ def save_checkpoint(path, # a .safetensors file
                    ):
     "Write the state of a training."
     momenta = {name: optimizer.state[parameter]["momentum_buffer"] for name, parameter in model.named_parameters()}
-    tensors = {f"model.{n}": t for n, t in model.state_dict().items()} | {f"momentum.{n}": t for n, t in momenta.items()}
+    tensors = {f"model.{n}": t for n, t in model.state_dict().items()} | {
+        f"momentum.{n}": t for n, t in momenta.items()
+    }
     save_hashed(path, tensors, dict(settings=settings, curve=curve, lr=optimizer.param_groups[0]["lr"]))
 
+# %% ../../nbs/1_attack/02_training.ipynb #f692fe5b
 def load_checkpoint(path, # a file that `save_checkpoint` wrote
                     model:Classifier, # changed in place
                     optimizer, # changed in place
@@ -85,9 +91,13 @@ def load_checkpoint(path, # a file that `save_checkpoint` wrote
     if "settings" not in card: raise InputError(f"{path}: not the checkpoint of a training")
     for name, wanted in settings.items():
         if (found := card["settings"].get(name)) != wanted:
-            raise InputError(f"{path}: was begun with {name} {found!r}, not {wanted!r}; give what it was begun with, or another checkpoint")
+            raise InputError(
+                f"{path}: was begun with {name} {found!r}, not {wanted!r}; give what it was begun with, or another "
+                "checkpoint"
+            )
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    for name, parameter in model.named_parameters(): optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter)
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter)
     optimizer.param_groups[0]["lr"] = card["lr"]
     return card["curve"]
 
@@ -96,7 +106,8 @@ def training_device(name:str # "cpu", "cuda", "cuda:1", or "auto" for the GPU wh
                    ) -> torch.device:
     "The device to train on."
     check_name("device", name.split(":")[0], ["cpu", "cuda", "auto"])
-    if name.startswith("cuda") and not torch.cuda.is_available(): raise InputError(f"device {name!r}: PyTorch finds no GPU here; use cpu or auto")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: PyTorch finds no GPU here; use cpu or auto")
     return pick_device(name)
 
 # %% ../../nbs/1_attack/02_training.ipynb #bca95540
@@ -110,11 +121,17 @@ def train_epochs(model:Classifier, # changed in place
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(settings["epochs"]), gamma=0.1)
     curve = load_checkpoint(checkpoint, model, optimizer, settings) if checkpoint and Path(checkpoint).exists() else []
     schedule.last_epoch = len(curve)
-    steps = dict(defense=parse_defense(settings["defense"]), **{name: settings[name] for name in ("augment", "policy", "batch", "amp", "loss_scale")})
+    steps = dict(
+        defense=parse_defense(settings["defense"]),
+        **{name: settings[name] for name in ("augment", "policy", "batch", "amp", "loss_scale")},
+    )
     for epoch in progress(range(len(curve), settings["epochs"]), f"train {settings['arch']}", unit="epoch"):
         loss = train_epoch(model, split, optimizer, generator("train", settings["seed"], epoch), **steps)
         if loss != loss:
-            raise InputError(f"{settings['arch']}: the loss became NaN in epoch {epoch + 1}; lower the learning rate {settings['lr']}")
+            raise InputError(
+                f"{settings['arch']}: the loss became NaN in epoch {epoch + 1}; lower the learning rate "
+                f"{settings['lr']}"
+            )
         schedule.step()
         curve.append(loss)
         if checkpoint: save_checkpoint(checkpoint, model, optimizer, settings, curve)
@@ -143,9 +160,27 @@ def train_classifier(data:Dataset, # trains on `data.train`, measures on `data.t
     parse_defense(defense)
     place, layout = training_device(device), torch.channels_last if channels_last else torch.contiguous_format
     (mean, std), (_, channels, size, _) = channel_statistics(data.train), data.train.images.shape
-    model = build_classifier(arch, len(data.classes), channels, size, mean, std, init, seed).to(place, memory_format=layout)
-    settings = dict(arch=arch, epochs=epochs, augment=augment, policy=policy, defense=defense, lr=lr, batch=batch, init=model.card["init"], seed=seed, device=place.type,
-                    amp=amp, channels_last=channels_last, loss_scale=loss_scale, data=data.name, fingerprint=data.fingerprint, versions=versions())
+    model = build_classifier(arch, len(data.classes), channels, size, mean, std, init, seed).to(
+        place, memory_format=layout
+    )
+    settings = dict(
+        arch=arch,
+        epochs=epochs,
+        augment=augment,
+        policy=policy,
+        defense=defense,
+        lr=lr,
+        batch=batch,
+        init=model.card["init"],
+        seed=seed,
+        device=place.type,
+        amp=amp,
+        channels_last=channels_last,
+        loss_scale=loss_scale,
+        data=data.name,
+        fingerprint=data.fingerprint,
+        versions=versions(),
+    )
     curve = train_epochs(model, data.train, settings, checkpoint)
     model.card |= settings | dict(curve=curve, accuracy=accuracy(model, data.test), trained_on=len(data.train))
     return check_finite(model.to("cpu", memory_format=torch.contiguous_format))

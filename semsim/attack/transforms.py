@@ -102,7 +102,8 @@ def apply_policy(images:Tensor, # (B,C,H,W) in [0,1]
         chosen = policy[torch.randint(len(policy), (1,), generator=random).item()]
         signs = torch.rand(len(chosen), generator=random) < 0.5
         picture = to_pil(image)
-        for number, positive in zip(chosen, signs): picture = transform_picture(picture, TABLE[number], bool(positive))
+        for number, positive in zip(chosen, signs):
+            picture = transform_picture(picture, TABLE[number], bool(positive))
         results.append(to_tensor(picture))
     return torch.stack(results)
 

@@ -15,9 +15,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -30,11 +28,11 @@ from .errors import InputError
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]
                  what:str="images", # their name in an error message
                 ) -> Tensor: # the same images
-    "Return `images` if they are what every room expects, else raise an `InputError` that says what is wrong."
+    "Return `images` if shape, type and range are right, else raise an `InputError` that says what is wrong."
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
         got = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
         raise InputError(f"{what}: expected a tensor (B,C,H,W) with 1 or 3 channels, got {got}")
-    if images.shape[0] == 0: raise InputError(f"{what}: empty, there is nothing to work on")
+    if images.shape[0] == 0: raise InputError(f"{what}: empty, there are no images")
     if images.dtype != torch.float32:
         raise InputError(f"{what}: expected float32 in [0,1], got {images.dtype}; convert with images.float() / 255")
     if not torch.isfinite(images).all(): raise InputError(f"{what}: holds NaN or infinite values")
@@ -86,14 +84,14 @@ def read_image(path, # an image file, 8 bits a channel, grey or RGB
 # %% ../../nbs/0_core/02_files.ipynb #830d2eae
 @contextmanager
 def atomic_path(path): # the final path; its folder is made if need be
-    "Give a temporary path to write to; on success it becomes `path` in one step, on failure nothing is left."
+    "Give a temporary path to write to; on success it is renamed to `path`, on failure it is removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
     os.close(handle)
     try:
         yield Path(name)
-        with open(name, "rb") as written: os.fsync(written.fileno())
+        with open(name, "rb+") as written: os.fsync(written.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     finally: Path(name).unlink(missing_ok=True)
@@ -102,7 +100,7 @@ def atomic_path(path): # the final path; its folder is made if need be
 def write_image(image:Tensor, # (C,H,W) float32 in [0,1]
                 path, # where to; the ending decides the format, use .png
                ):
-    "Write an image file, whole or not at all."
+    "Write an image file atomically."
     with atomic_path(path) as temporary: to_pil(image).save(temporary)
 
 # %% ../../nbs/0_core/02_files.ipynb #2274674b
@@ -110,11 +108,11 @@ def save_tensors(path, # a .safetensors file
                  tensors:dict, # name -> Tensor
                  card:dict=None, # what to know about them; anything JSON can write
                 ):
-    "Write tensors and their card, whole or not at all."
+    "Write tensors and their card atomically."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try: save_file(tensors, temporary, metadata={"card": json.dumps(card or {})})
-        except SafetensorError as error: # which hides that the disk is full
+        except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
@@ -129,22 +127,28 @@ def load_tensors(path # a .safetensors file
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
 
 # %% ../../nbs/0_core/02_files.ipynb #995d7a6c
-def write_table(table:pd.DataFrame, # any tidy table
+TEXT_COLUMNS = ("id", "item", "model", "original", "annotator") # never read as numbers
+
+def write_table(table, # any tidy pandas frame
                 path, # a .parquet or .csv file; the ending decides
                ):
-    "Write a table, whole or not at all."
+    "Write a table atomically."
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".csv": table.to_csv(temporary, index=False)
         else: table.to_parquet(temporary, index=False)
 
 def read_table(path # a .parquet or .csv file
-              ) -> pd.DataFrame: # from CSV, the columns id, item, model, original and annotator are texts
+              ): # a pandas frame; from CSV, `TEXT_COLUMNS` are texts
     "Read a table; a missing or damaged file raises an `InputError`."
+    import pandas as pd # takes long to import
     kind = {".parquet": "Parquet", ".csv": "CSV"}.get(Path(path).suffix)
     if not Path(path).is_file(): raise InputError(f"{path}: no such file")
     if not kind: raise InputError(f"{path}: a table is a .csv or a .parquet file")
-    try: return pd.read_parquet(path) if kind == "Parquet" else pd.read_csv(path, dtype=dict.fromkeys(("id", "item", "model", "original", "annotator"), str))
-    except (OSError, ValueError) as error: raise InputError(f"{path}: not a readable {kind} file ({error})") from None
+    try:
+        if kind == "Parquet": return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable {kind} file ({error})") from None
 
 # %% ../../nbs/0_core/02_files.ipynb #b79c265c
 def show_images(images:Tensor, # (B,C,H,W) in [0,1]
@@ -152,7 +156,8 @@ def show_images(images:Tensor, # (B,C,H,W) in [0,1]
                 columns:int=8, # images in a row
                 scale:float=1.2, # inches for each image
                ): # the matplotlib figure
-    "Draw images in a grid, pixels unsmoothed."
+    "Draw images in a grid, without interpolation."
+    import matplotlib.pyplot as plt # takes long to import
     rows = math.ceil(len(images) / columns)
     columns = min(columns, len(images))
     lines = max(str(title).count("\n") + 1 for title in titles) if titles is not None else 0

@@ -19,7 +19,7 @@ from .datasets import Split, image_files
 
 # %% ../../nbs/0_core/05_folders.ipynb #6b21de78
 def write_reconstructions(folder, # where to; made if need be
-                          originals:Split, # what was attacked
+                          originals:Split, # the attacked images
                           reconstructions:Tensor, # (N,C,H,W) in [0,1], row by row for the originals
                          ):
     "Write pairs as `{id}_{label}_ori.png` and `{id}_{label}_rec.png`."
@@ -29,27 +29,33 @@ def write_reconstructions(folder, # where to; made if need be
     bad = [name for name in originals.ids if not re.fullmatch(r"[^./\\_\x00-\x1f][^/\\_\x00-\x1f]*", name)]
     if bad: raise InputError(f"id {bad[0]!r} cannot be a file name here; leave out '_', '/' and a leading '.'")
     for number, (name, label) in enumerate(zip(originals.ids, originals.labels.tolist())):
-        for image, kind in ((originals.images, "ori"), (reconstructions, "rec")):
-            write_image(image[number], Path(folder)/f"{name}_{label}_{kind}.png")
+        write_image(originals.images[number], Path(folder)/f"{name}_{label}_ori.png")
+        write_image(reconstructions[number], Path(folder)/f"{name}_{label}_rec.png")
 
 # %% ../../nbs/0_core/05_folders.ipynb #ce2620f4
+def _by_key(folder, kind, other):
+    "The image files of one kind by their names without the ending."
+    paths = image_files(folder)
+    if not paths: raise InputError(f"{folder}: no image in it")
+    return {re.sub(rf"_{kind}$", "", path.stem): path for path in paths if not path.stem.endswith(f"_{other}")}
+
+def _id_and_label(key):
+    "The parts of `{id}_{label}`; a name without a label is an id."
+    parts = re.fullmatch(r"(.+)_(\d+)", key)
+    return (parts[1], int(parts[2])) if parts else (key, None)
+
 def pair_files(originals, # folder with the originals
                reconstructions, # folder with the reconstructions; may be the same one
               ) -> pd.DataFrame: # columns: id, label (a number or None), original, reconstruction (paths); sorted by id
     "Pair the files of two folders by name."
-    def keyed(folder, kind, other):
-        paths = image_files(folder)
-        if not paths: raise InputError(f"{folder}: no image in it")
-        return {re.sub(rf"_{kind}$", "", path.stem): path for path in paths if not path.stem.endswith(f"_{other}")}
-    left, right = keyed(originals, "ori", "rec"), keyed(reconstructions, "rec", "ori")
+    left, right = _by_key(originals, "ori", "rec"), _by_key(reconstructions, "rec", "ori")
     lonely = sorted(left.keys() ^ right.keys())
     if lonely:
         names = ", ".join(str((left.get(key) or right.get(key)).name) for key in lonely[:3])
-        raise InputError(f"{len(lonely)} file(s) have no counterpart: {names}{', ...' if len(lonely) > 3 else ''}; "
+        more = ", ..." if len(lonely) > 3 else ""
+        raise InputError(f"{len(lonely)} file(s) have no counterpart: {names}{more}; "
                          "pairs are {id}_{label}_ori.png with {id}_{label}_rec.png, or equal names in two folders")
-    parts = {key: re.fullmatch(r"(.+)_(\d+)", key) for key in left}
-    rows = [(parts[key][1] if parts[key] else key, int(parts[key][2]) if parts[key] else None, left[key], right[key])
-            for key in sorted(left)]
+    rows = [(*_id_and_label(key), left[key], right[key]) for key in sorted(left)]
     return pd.DataFrame(rows, columns=["id", "label", "original", "reconstruction"])
 
 # %% ../../nbs/0_core/05_folders.ipynb #e6e4dcf0
@@ -64,28 +70,35 @@ def _named(folder, ending, paths):
     found = {}
     for path in paths:
         parts = re.fullmatch(r"([^_]+)_(\d{1,9})" + re.escape(ending.rpartition(".")[0]), path.stem)
-        if not parts: raise InputError(f"{path}: expected a name like ID_LABEL{ending}; rename it, or take it out of the folder")
-        if parts[1] in found: raise InputError(f"{path}: the id {parts[1]!r} comes twice, {found[parts[1]][1].name} has it too; keep one")
+        if not parts:
+            raise InputError(f"{path}: expected a name like ID_LABEL{ending}; rename it, or take it out of the folder")
+        if parts[1] in found:
+            first = found[parts[1]][1].name
+            raise InputError(f"{path}: the id {parts[1]!r} comes twice, {first} has it too; keep one")
         found[parts[1]] = int(parts[2]), path
     return _Named(folder, ending, found)
 
-# %% ../../nbs/0_core/05_folders.ipynb #4d3c1f8d
 def _images(folder, kind): # "ori" or "rec"
     "The originals or the reconstructions in a folder."
     other = {"ori": "_rec", "rec": "_ori"}[kind]
     return _named(folder, f"_{kind}.png", [path for path in image_files(folder) if not path.stem.endswith(other)])
 
+# %% ../../nbs/0_core/05_folders.ipynb #4d3c1f8d
 def _match(*both):
     "Refuse a file without a counterpart, or with another label."
     for one, other in (both, both[::-1]):
         for name, (label, path) in one.files.items():
-            if name not in other.files: raise InputError(f"{path}: {name}_{label}{other.ending} is missing in {other.folder}; add it, or take this file out")
+            if name not in other.files:
+                raise InputError(f"{path}: {name}_{label}{other.ending} is missing in {other.folder}; "
+                                 "add it, or take this file out")
             theirs, counterpart = other.files[name]
-            if label != theirs: raise InputError(f"{path}: its label is {label}, but {counterpart} says {theirs}; correct the wrong name")
+            if label != theirs:
+                raise InputError(f"{path}: its label is {label}, but {counterpart} says {theirs}; "
+                                 "correct the wrong name")
 
 # %% ../../nbs/0_core/05_folders.ipynb #b1731574
 class FolderLayout:
-    "How the folders of models are named: each model has the name of its folder."
+    "How folders name models and where originals are: each model has the name of its folder."
     def model_name(self,
                    folder:Path, # of one model's reconstructions
                   ) -> str:
@@ -94,9 +107,15 @@ class FolderLayout:
 
     def sort_key(self,
                  model:str, # a model's name
-                ): # whatever can be compared
-        "What models are sorted by."
+                ): # any value that can be compared
+        "The key by which models are sorted."
         return model
+
+    def shared_originals(self,
+                         folder:Path, # the whole folder
+                        ) -> tuple: # (folder of the models' folders, folder of the originals); None: no such pair
+        "One folder of originals for all models, if the layout has one; here there is none."
+        return None
 
     def originals_folder(self,
                          folder:Path, # of one model's reconstructions
@@ -109,49 +128,65 @@ class FolderLayout:
         raise InputError(f"{folder}: no originals for it; put ID_LABEL_ori.png files into it, or into a folder "
                          f"{folder.name}_ori beside it")
 
-# %% ../../nbs/0_core/05_folders.ipynb #0b441b86
+# %% ../../nbs/0_core/05_folders.ipynb #b6452238
 def _folders(folder):
-    "The folders right inside a folder, sorted; hidden ones left out."
-    if not folder.is_dir(): raise InputError(f"{folder}: no such folder; an archive that is still a .zip must be unpacked first (unpack_zip)")
+    "The folders directly inside a folder, sorted; hidden ones are left out."
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; an archive that is still a .zip must be unpacked first "
+                         "(unpack_zip)")
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
 
 def _sources(folder, layout):
-    "Where reconstructions lie: (their folder, their originals' folder) for each model."
-    if (folder/"original-img").is_dir(): return [(path, folder/"original-img") for path in _folders(folder/"img")]
+    "Where reconstructions are: (their folder, their originals' folder) for each model."
+    shared = layout.shared_originals(folder)
+    if shared: return [(path, shared[1]) for path in _folders(shared[0])]
     inside, here = [path for path in _folders(folder) if image_files(path)], image_files(folder)
-    if here and inside: raise InputError(f"{folder}: images lie in it ({here[0].name}) and in {inside[0].name}/; name the folder that is meant")
+    if here and inside:
+        raise InputError(f"{folder}: images lie in it ({here[0].name}) and in {inside[0].name}/; "
+                         "name the folder that is meant")
     if here: return [(folder, folder)]
     beside = [path for path in inside if path.name.endswith("_ori")]
     models = [path for path in inside if path not in beside]
-    if not models: raise InputError(f"{folder}: no reconstructions in it; expected ID_LABEL_ori.png and ID_LABEL_rec.png, or a folder of such files for each model")
+    if not models:
+        raise InputError(f"{folder}: no reconstructions in it; expected ID_LABEL_ori.png and ID_LABEL_rec.png, "
+                         "or a folder of such files for each model")
     return [(path, layout.originals_folder(path, beside)) for path in models]
 
-# %% ../../nbs/0_core/05_folders.ipynb #b6452238
+# %% ../../nbs/0_core/05_folders.ipynb #80ec351b
 def _one_label(table):
     "Refuse an original that has two labels."
     first = table.drop_duplicates("original").set_index("original").label
     other = table[table.label != table.original.map(first)]
     if len(other):
         row = other.iloc[0]
-        raise InputError(f"{row.reconstruction_path}: the label of original {row.original} is {row.label} here, but {first[row.original]} for another model; "
-                         "correct the wrong names")
+        raise InputError(f"{row.reconstruction_path}: the label of original {row.original} is {row.label} here, "
+                         f"but {first[row.original]} for another model; correct the wrong names")
 
-# %% ../../nbs/0_core/05_folders.ipynb #80ec351b
+# %% ../../nbs/0_core/05_folders.ipynb #6fa7e449
+def _id_order(name):
+    "Numbers by value and before other texts."
+    return (not name.isdecimal(), len(name) if name.isdecimal() else 0, name)
+
+def _model_rows(name, originals, folder):
+    "The table's rows for one model."
+    left, right = _images(originals, "ori"), _images(folder, "rec")
+    if not right.files:
+        raise InputError(f"{right.folder}: no ID_LABEL_rec.png in it; add the reconstructions, or take the folder out")
+    _match(left, right)
+    return [(name, id, *left.files[id], right.files[id][1]) for id in sorted(left.files, key=_id_order)]
+
+# %% ../../nbs/0_core/05_folders.ipynb #a4127b16
 def reconstruction_table(folder, # one folder of pairs, or a folder for each model
                          layout:FolderLayout=FolderLayout(), # how the folders are named
-                        ) -> pd.DataFrame: # columns model, original (its id, a text), label, original_path, reconstruction_path
+                        ) -> pd.DataFrame: # columns model, original (its id), label, original_path, reconstruction_path
     "Every reconstruction in a folder, with its original."
-    models, rows = {}, []
+    models = {}
     for path, originals in _sources(Path(folder), layout):
         name = layout.model_name(path)
-        if name in models: raise InputError(f"{path}: its model, {name!r}, is also that of {models[name][1]}; keep one, or rename one")
+        if name in models:
+            raise InputError(f"{path}: its model, {name!r}, is also that of {models[name][1]}; keep one, or rename one")
         models[name] = originals, path
-    for name in sorted(models, key=layout.sort_key):
-        left, right = _images(models[name][0], "ori"), _images(models[name][1], "rec")
-        if not right.files: raise InputError(f"{right.folder}: no ID_LABEL_rec.png in it; add the reconstructions, or take the folder out")
-        _match(left, right)
-        ids = sorted(left.files, key=lambda id: (not id.isdecimal(), len(id) if id.isdecimal() else 0, id)) # 9 before 10
-        rows += [(name, id, *left.files[id], right.files[id][1]) for id in ids]
+    rows = [row for name in sorted(models, key=layout.sort_key) for row in _model_rows(name, *models[name])]
     table = pd.DataFrame(rows, columns=["model", "original", "label", "original_path", "reconstruction_path"])
     _one_label(table)
     return table

@@ -15,70 +15,92 @@ from pathlib import Path
 import torch
 
 import semsim
-
 from .errors import InputError, check_name
 from .files import load_tensors
 
 # %% ../../nbs/0_core/03_weights.ipynb #5ccf04ed
 @dataclass(frozen=True)
 class Weights:
-    "The files that may hold a network's weights, and how to know that they are the right ones."
-    files: dict # file name -> its SHA-256 hash, or the digits it begins with
-    source: str # whose they are, and their licence
-    url: str = "" # where the last of the files can be had; "" for what is bundled
+    "The files that may hold a network's weights, and their hashes."
+    files: dict # file name -> its SHA-256 hash, or the first digits of it
+    source: str # author and licence
+    url: str = "" # where to download the last of the files; "" for weights in the package
 
-WEIGHTS = {
-    "alexnet": Weights({"alexnet_features_fp16.safetensors": "7702633b30f2f986220763f2334eea7115d45dd268a0a1a934c2e4fd1fefb1e7"},
-                       "torchvision alexnet().features, ImageNet, BSD-3-Clause"),
-    "semsim-cifar10-panel": Weights({"semsim-cifar10-panel.safetensors": "8e1e92aa3be53a27257513aa97f58097b28c7770e90dbbf18568a3a0b839bdac"}, "trained on a machine panel's answers, see its model card"),
-    "recipe2309-cifar10-panel": Weights({"recipe2309-cifar10-panel.safetensors": "8f46da708d68b7909b252ee58bb821960f0a08cb6619acf849b8590a8caf15d1"}, "the recipe of arXiv:2309.13038 on a machine panel's answers, not the authors' weights, see its model card"),
-    "vgg16": Weights({"vgg16_features_fp16.safetensors": "80f5f3810cc8785e10ee768315f094c963576e0cfe21452be73f2f4b27f76e84",
-                      "vgg16-397923af.pth": "397923af"}, "torchvision vgg16, ImageNet, BSD-3-Clause", "https://download.pytorch.org/models/vgg16-397923af.pth"),
-    "squeezenet": Weights({"squeezenet1_1-b8a52dc0.pth": "b8a52dc0"}, "torchvision squeezenet1_1, ImageNet, BSD-3-Clause",
-                          "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"),
-    "inception": Weights({"pt_inception-2015-12-05-6726825d.pth": "6726825d", "weights-inception-2015-12-05-6726825d.pth": "6726825d"},
-                         "TensorFlow's Inception of 2015 for FID, converted, Apache-2.0",
-                         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"),
+_PYTORCH = "https://download.pytorch.org/models"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+
+WEIGHTS = { # name -> where the weights are from
+    "alexnet": Weights(
+        {"alexnet_features_fp16.safetensors": "7702633b30f2f986220763f2334eea7115d45dd268a0a1a934c2e4fd1fefb1e7"},
+        "torchvision alexnet().features, ImageNet, BSD-3-Clause"),
+    "semsim-cifar10-panel": Weights(
+        {"semsim-cifar10-panel.safetensors": "8e1e92aa3be53a27257513aa97f58097b28c7770e90dbbf18568a3a0b839bdac"},
+        "trained on a machine panel's answers, see its model card"),
+    "recipe2309-cifar10-panel": Weights(
+        {"recipe2309-cifar10-panel.safetensors": "8f46da708d68b7909b252ee58bb821960f0a08cb6619acf849b8590a8caf15d1"},
+        "the recipe of arXiv:2309.13038 on a machine panel's answers, not the authors' weights, see its model card"),
+    "vgg16": Weights(
+        {"vgg16_features_fp16.safetensors": "80f5f3810cc8785e10ee768315f094c963576e0cfe21452be73f2f4b27f76e84",
+         "vgg16-397923af.pth": "397923af"},
+        "torchvision vgg16, ImageNet, BSD-3-Clause", f"{_PYTORCH}/vgg16-397923af.pth"),
+    "squeezenet": Weights(
+        {"squeezenet1_1-b8a52dc0.pth": "b8a52dc0"},
+        "torchvision squeezenet1_1, ImageNet, BSD-3-Clause", f"{_PYTORCH}/squeezenet1_1-b8a52dc0.pth"),
+    "inception": Weights(
+        {"pt_inception-2015-12-05-6726825d.pth": "6726825d", "weights-inception-2015-12-05-6726825d.pth": "6726825d"},
+        "TensorFlow's Inception of 2015 for FID, converted, Apache-2.0",
+        f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth"),
 }
 
 # %% ../../nbs/0_core/03_weights.ipynb #5d7d25c2
-def weights_folders() -> list: # of paths, in the order in which they are looked through
+def weights_folders() -> list: # of paths, in the order of the search
     "Where weights may be: in the package, in the folder that `SEMSIM_WEIGHTS` names, in torchvision's cache."
     own = os.environ.get("SEMSIM_WEIGHTS")
-    return [Path(semsim.__file__).parent/"weights", *([Path(own)] if own else []), Path(torch.hub.get_dir())/"checkpoints"]
+    package, cache = Path(semsim.__file__).parent/"weights", Path(torch.hub.get_dir())/"checkpoints"
+    return [package, Path(own), cache] if own else [package, cache]
 
 def find_weights(name:str # a name in `WEIGHTS`
                 ) -> Path: # a file, or None
-    "The file that holds a network's weights, or None where there is none."
+    "The file that holds a network's weights, or None if there is none."
     files = WEIGHTS[check_name("weights", name, WEIGHTS)].files
-    return next((folder/file for folder in weights_folders() for file in files if (folder/file).is_file()), None)
+    places = [folder/file for folder in weights_folders() for file in files]
+    return next((path for path in places if path.is_file()), None)
 
 # %% ../../nbs/0_core/03_weights.ipynb #09e81e70
 @lru_cache
 def file_hash(path:Path,
-              stamp:tuple, # time and size of the file: a changed one is read again
+              stamp:tuple, # time and size of the file, so that a changed file is read again
              ) -> str: # SHA-256, hexadecimal
     "The hash of a file, computed once."
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
+def download_weights(name:str # a name in `WEIGHTS`
+                    ) -> Path: # in torchvision's cache
+    "Download a network's weights; if that fails, say what to put where."
+    weights = WEIGHTS[name]
+    path = weights_folders()[-1]/list(weights.files)[-1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try: torch.hub.download_url_to_file(weights.url, str(path), weights.files[path.name])
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"no weights for {name!r} ({error}): download {weights.url} into {path.parent}, "
+                         "or into a folder that the environment variable SEMSIM_WEIGHTS names") from None
+    return path
+
+# %% ../../nbs/0_core/03_weights.ipynb #84bf7f5f
 def weights_file(name:str # a name in `WEIGHTS`
                 ) -> tuple: # (path, SHA-256 hash)
     "The file that holds a network's weights, downloaded if need be, after a check of its hash."
-    weights, path = WEIGHTS[check_name("weights", name, WEIGHTS)], find_weights(name)
-    if path is None:
-        path = weights_folders()[-1]/list(weights.files)[-1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try: torch.hub.download_url_to_file(weights.url, str(path), weights.files[path.name])
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"no weights for {name!r} ({error}): download {weights.url} into {path.parent}, or into a folder that the "
-                             "environment variable SEMSIM_WEIGHTS names") from None
+    path = find_weights(name) or download_weights(name)
+    expected = WEIGHTS[name].files[path.name]
     digest = file_hash(path, (path.stat().st_mtime_ns, path.stat().st_size))
-    if digest.startswith(weights.files[path.name]): return path, digest
-    raise InputError(f"{path}: its SHA-256 hash begins with {digest[:8]}, not with {weights.files[path.name][:8]}; remove it and get it again")
+    if digest.startswith(expected): return path, digest
+    raise InputError(f"{path}: its SHA-256 hash begins with {digest[:8]}, not with {expected[:8]}; "
+                     "remove it and get it again")
 
 def load_weights(name:str # a name in `WEIGHTS`
                 ) -> dict: # parameter name -> float32 Tensor
     "Load a network's weights after checking their hash."
     path, _ = weights_file(name)
-    tensors = load_tensors(path)[0] if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix == ".safetensors": tensors = load_tensors(path)[0]
+    else: tensors = torch.load(path, map_location="cpu", weights_only=True)
     return {key: tensor.float() for key, tensor in tensors.items()}

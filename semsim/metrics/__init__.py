@@ -13,7 +13,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "semsim": ["SemSim"],
         "registry": ["Metric", "available", "register"],
         "scoring": ["score", "score_sets", "summarise"],
-        "baselines": ["baselines", "match_batches"],
+        "baseline_images": ["baselines", "match_batches"],
         "torchmetric": ["PairMetric"],
+        "leakage": ["leak_share"],
+        "score_report": ["contact_sheet", "score_files"],
     },
 )

@@ -10,6 +10,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "settings": ["Study", "read_study"],
         "pipeline": ["run_study"],
-        "report": ["contact_sheet"],
     },
 )

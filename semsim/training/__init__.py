@@ -10,7 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "semsim_training": ["Recipe", "train_semsim"],
-        "calibration": ["leak_share"],
         "robustness": ["fooling_rates"],
     },
 )

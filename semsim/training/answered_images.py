@@ -26,7 +26,7 @@ from ..annotate.session import read_answers
 from ..annotate.consensus import aggregate
 from .semsim_training import Recipe, check_recipe, train_semsim
 from ..study.corpus import make_corpus, read_corpus, settings_of
-from ..paper2309.archives import read_training_archive
+from ..paper2309.training_archive import read_training_archive
 
 # %% ../../nbs/3_semsim/training/03_answered_images.ipynb #9c1e3cb3
 @dataclass(frozen=True)

@@ -13,82 +13,109 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.seeds import generator
 from ..core.files import check_images
+from ..core.statistics import wilson_interval
 from ..metrics.semsim import Calibration
 
 # %% ../../nbs/3_semsim/training/04_robustness.ipynb #fefa6215
 @dataclass(frozen=True)
-class Suspect:
-    "A distance, and the distance under which it calls an original recognised."
-    name: str
-    distance: Callable # (originals, images) -> (B,), with a derivative with respect to the images
+class ThresholdedMetric:
+    "A distance, and the threshold below which it calls an original recognised."
+    name: str # of the metric
+    distance: Callable # (originals, images) -> (B,), differentiable with respect to the images
     threshold: float # where P(recognised) is the chosen rate
 
-def suspect(name:str,
-            distance:Callable, # see `Suspect`
-            calibration:Calibration, # of that distance
-            rate:float=0.5, # it calls an original recognised where P(recognised) is higher
-           ) -> Suspect:
+def threshold_at_rate(name:str, # of the metric
+                      distance:Callable, # see `ThresholdedMetric`
+                      calibration:Calibration, # of that distance
+                      rate:float=0.5, # it calls an original recognised where P(recognised) is higher
+                     ) -> ThresholdedMetric:
     "A distance with the threshold that its calibration gives it."
     if not 0 < rate < 1: raise InputError(f"{name}: a rate of {rate}; expected a share between 0 and 1")
-    room = calibration.intercept - math.log(rate / (1 - rate)) # what P has to lose, as a logit, from distance 0 on
-    if calibration.slope <= 0 or room <= 0:
-        raise InputError(f"{name}: its calibration (slope {calibration.slope:.3g}, intercept {calibration.intercept:.3g}) has no distance at which P(recognised) is {rate:.3g}, so there is no threshold to fool")
-    return Suspect(name, distance, room / calibration.slope)
+    logit_range = calibration.intercept - math.log(rate / (1 - rate)) # from distance 0 to the threshold
+    if calibration.slope <= 0 or logit_range <= 0:
+        raise InputError(f"{name}: its calibration (slope {calibration.slope:.3g}, intercept "
+                         f"{calibration.intercept:.3g}) has no distance at which P(recognised) is {rate:.3g}, so there "
+                         "is no threshold to fool")
+    return ThresholdedMetric(name, distance, logit_range / calibration.slope)
 
-# %% ../../nbs/3_semsim/training/04_robustness.ipynb #9996b59c
-def fooling_noise(one:Suspect,
+# %% ../../nbs/3_semsim/training/04_robustness.ipynb #4b125a94
+def fooling_noise(metric:ThresholdedMetric, # the metric to fool
                   originals:Tensor, # (B,C,H,W) in [0,1]
-                  reach:float=16 / 255, # how far a pixel may move from the noise
-                  steps:int=50, # of projected signed descent
+                  epsilon:float=16 / 255, # how far a pixel may move from the noise
+                  steps:int=50, # of projected gradient descent
                   seed:int=0, # of the noise
-                 ) -> tuple: # ((B,C,H,W) images in [0,1], the noise that they began as)
-    "Noise, moved a little so that the metric recognises an original in it."
+                 ) -> tuple: # ((B,C,H,W) images in [0,1], the noise from which they started)
+    "Noise, changed a little so that the metric recognises an original in it."
     noise = torch.rand(check_images(originals).shape, generator=generator("fooling", seed)).to(originals.device)
-    images, best, least = noise.clone(), noise.clone(), torch.full((len(noise),), torch.inf, device=originals.device)
+    images, best = noise.clone(), noise.clone()
+    smallest = torch.full((len(noise),), torch.inf, device=originals.device)
     for step in range(steps + 1):
         images.requires_grad_()
-        distances = one.distance(originals, images)
-        better = distances.detach() < least
-        best[better], least[better] = images.detach()[better], distances.detach()[better]
+        distances = metric.distance(originals, images)
+        better = distances.detach() < smallest
+        best[better], smallest[better] = images.detach()[better], distances.detach()[better]
         if step == steps: break
-        slope, = torch.autograd.grad(distances.sum(), images)
-        images = (images.detach() - 2.5 * reach / steps * slope.sign()).clamp(noise - reach, noise + reach).clamp(0, 1)
+        gradient, = torch.autograd.grad(distances.sum(), images)
+        moved = images.detach() - 2.5 * epsilon / steps * gradient.sign()
+        images = moved.clamp(noise - epsilon, noise + epsilon).clamp(0, 1)
     return best, noise
 
-# %% ../../nbs/3_semsim/training/04_robustness.ipynb #52d29fa3
-def shifted(images:Tensor, pixels:int=2) -> Tensor: # the same shape
+# %% ../../nbs/3_semsim/training/04_robustness.ipynb #116506fe
+def shifted(images:Tensor, # (B,C,H,W)
+            pixels:int=2, # to the right and down
+           ) -> Tensor: # the same shape
     "Images moved right and down, the edge repeated."
-    return F.pad(images, (pixels, 0, pixels, 0), mode="replicate")[..., :images.shape[2], :images.shape[3]]
+    padded = F.pad(images, (pixels, 0, pixels, 0), mode="replicate")
+    return padded[..., :images.shape[2], :images.shape[3]]
 
-HARMLESS = {"shifted by 2 pixels": shifted, "mirrored": lambda images: images.flip(3), "a fifth brighter": lambda images: (images * 1.2).clamp(max=1),
-            "a fifth darker": lambda images: images * 0.8}
+HARMLESS = { # name -> function of images
+    "shifted by 2 pixels": shifted,
+    "mirrored": lambda images: images.flip(3),
+    "a fifth brighter": lambda images: (images * 1.2).clamp(max=1),
+    "a fifth darker": lambda images: images * 0.8,
+}
 
-# %% ../../nbs/3_semsim/training/04_robustness.ipynb #2a4cee3d
-def share_of(chosen:Tensor) -> dict: # rate, low, high, n
+# %% ../../nbs/3_semsim/training/04_robustness.ipynb #52d29fa3
+def rate_with_interval(chosen:Tensor, # (B,) True or False
+                      ) -> dict: # rate, low, high, n
     "A share with its 95 % Wilson interval."
-    low, high = proportion_confint(int(chosen.sum()), len(chosen), method="wilson")
+    low, high = wilson_interval(int(chosen.sum()), len(chosen))
     return dict(rate=chosen.float().mean().item(), low=low, high=high, n=len(chosen))
 
-# %% ../../nbs/3_semsim/training/04_robustness.ipynb #47626078
-def fooling_rates(suspects:list, # of `Suspect`
-          originals:Tensor, # (B,C,H,W) in [0,1]
-          reaches=(8 / 255, 32 / 255), # how far noise may be moved
-          steps:int=50, # of each search
-          seed:int=0, # of the noise
-         ) -> pd.DataFrame: # a row for each suspect and trick: rate of being fooled (lower = better) with a 95 % interval, n
-    "How often distances are fooled: by noise, as it is and moved; and by harmless changes of the original itself."
-    rows = []
-    for one in suspects:
-        made = {"plain noise": fooling_noise(one, originals, 0.0, 0, seed)[0]}
-        made |= {f"noise moved by {round(255 * reach)}/255": fooling_noise(one, originals, reach, steps, seed)[0] for reach in reaches}
+# %% ../../nbs/3_semsim/training/04_robustness.ipynb #9c7c1503
+def _noise_rates(metric, originals, epsilons, steps, seed):
+    "How often a metric recognises an original in noise, plain and moved."
+    noise = {"plain noise": fooling_noise(metric, originals, 0.0, 0, seed)[0]}
+    for epsilon in epsilons:
+        moved, _ = fooling_noise(metric, originals, epsilon, steps, seed)
+        noise[f"noise moved by {round(255 * epsilon)}/255"] = moved
+    for name, images in noise.items():
         with torch.no_grad():
-            rows += [dict(metric=one.name, trick=name, called="recognised", **share_of(one.distance(originals, images) < one.threshold)) for name, images in made.items()]
-            rows += [dict(metric=one.name, trick=name, called="not recognised", **share_of(one.distance(originals, change(originals)) >= one.threshold))
-                     for name, change in HARMLESS.items()]
+            fooled = metric.distance(originals, images) < metric.threshold
+        yield dict(metric=metric.name, trick=name, called="recognised", **rate_with_interval(fooled))
+
+def _change_rates(metric, originals):
+    "How often a metric does not recognise an original after a harmless change."
+    for name, change in HARMLESS.items():
+        with torch.no_grad():
+            fooled = metric.distance(originals, change(originals)) >= metric.threshold
+        yield dict(metric=metric.name, trick=name, called="not recognised", **rate_with_interval(fooled))
+
+# %% ../../nbs/3_semsim/training/04_robustness.ipynb #d3971767
+def fooling_rates(metrics:list, # of `ThresholdedMetric`
+                  originals:Tensor, # (B,C,H,W) in [0,1]
+                  epsilons=(8 / 255, 32 / 255), # how far a pixel of the noise may be moved
+                  steps:int=50, # of each search
+                  seed:int=0, # of the noise
+                 ) -> pd.DataFrame: # a row for each metric and trick: rate (lower = better), low, high, n
+    "How often metrics are fooled: by noise, plain and moved; and by harmless changes of the original itself."
+    rows = []
+    for metric in metrics:
+        rows += _noise_rates(metric, originals, epsilons, steps, seed)
+        rows += _change_rates(metric, originals)
     return pd.DataFrame(rows)
