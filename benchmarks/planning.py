@@ -1,4 +1,4 @@
-"""How large a study tells two metrics apart, planned from the study with real people: the tables behind the page nbs/results/planning.
+"""The power of planned studies, from the study with real people: the tables behind the page nbs/results/planning.
 
 python benchmarks/planning.py labels.csv
 """
@@ -9,13 +9,27 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from semsim.analysis.comparison import compare
+from semsim.analysis.frames import checked_rows
+from semsim.analysis.power_analysis import (
+    _checked,
+    _check_sizes,
+    _drawn,
+    _measured,
+    _panel_means,
+    panels,
+    power,
+    power_in_words,
+    written_out,
+)
 from semsim.analysis.reporting import join_annotations
+from semsim.analysis.resampling import draws, interval, resample, smooth
 from semsim.core.files import atomic_path, write_table
+from semsim.core.statistics import wilson_interval
 from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, read_human_study
-from semsim.analysis.power_analysis import power, power_in_words, power_by_resamples
 
 PEOPLE = [f"right_{number}" for number in range(1, 6)]
 DIRECTIONS = dict(higher_is_leakier=HUMAN_STUDY_METRICS)  # which way the study's metrics point
@@ -26,14 +40,65 @@ GRID = dict(n_annotators=(1, 2, 3, 5, 10), n_originals=(50, 150, 300, 600, 1200)
 BY_ORIGINALS = dict(facet="originals", n_annotators=(1, 2, 3, 5, 10), n_originals=(50, 150, 300, 600, 1200))
 
 
+def power_by_resamples(
+    scores,
+    annotators,
+    metric,
+    other,
+    higher_is_leakier=None,
+    level="original",
+    coefficient="spearman",
+    facet="both",
+    k=None,
+    originals=None,
+    models=None,
+    n_studies=200,
+    n_resamples=500,
+    seed=0,
+):
+    """The power of one design, each drawn study deciding by the interval of its own resamples.
+
+    The full computation that `power` approximates. A dictionary: `power` with Wilson's `low` and `high`, `wrong`,
+    the mean `half_width` of the intervals, `undefined`, `studies`.
+    """
+    complete, rows = _checked(scores, annotators, [metric, other], higher_is_leakier, level, coefficient, facet)
+    originals, models = originals or len(rows.originals), models or len(rows.models)
+    _check_sizes(rows, level, facet, [originals], [models])
+    targets = _panel_means(complete, panels(annotators, k or len(annotators), seed))
+    drawn = _drawn(rows, facet, originals, models, n_studies, seed)
+    again = draws(originals, models, facet, n_resamples, seed)
+    ends = []
+    for number in range(n_studies):
+        often = [which[:, number if which.shape[1] > 1 else 0] for which in drawn[:2]]
+        study = written_out(rows, targets[number % len(targets)], *often)
+        ends.append(own_interval(study, rows.metrics, level, coefficient, again))
+    lows, highs = np.array(ends).T
+    return decided(lows, highs, 1 if _measured(rows, level, coefficient) >= 0 else -1)
+
+
+def own_interval(study, metrics, level, coefficient, again):
+    "The interval of a written-out study, from its own resamples: that of `compare`, without its tests."
+    rows = checked_rows(study, "target", metrics, dict.fromkeys(metrics, True))
+    leads = resample(rows, level, [coefficient], again, ([0], [1]))[coefficient][0]
+    found = interval(leads, again, bca=smooth(level, coefficient))
+    return found["low"], found["high"]
+
+
+def decided(lows, highs, sign):
+    "What a number of intervals found."
+    right, wrong = (lows > 0, highs < 0)[::sign]
+    low, high = wilson_interval(int(right.sum()), len(lows))
+    half_width, undefined = np.nanmean(highs - lows) / 2, int(np.isnan(lows).sum())
+    found = dict(power=right.mean(), low=low, high=high, wrong=wrong.mean(), half_width=half_width)
+    return found | dict(undefined=undefined, studies=len(lows))
+
+
 def at_the_measured_size(study, n_studies, seed):
-    "What a plan says of the study's own size, beside what the study found, for all pairs of metrics."
+    "The power at the study's own size, beside what the study found, for all pairs of metrics."
     found = []
     for level in LEVELS:
-        pairs = compare(
-            study, "mean", list(HUMAN_STUDY_METRICS), level=level, facet="both", n_permutations=1, seed=seed,
-            **DIRECTIONS,
-        )
+        settings = dict(level=level, facet="both", n_permutations=1, seed=seed, **DIRECTIONS)
+        pairs = compare(study, "mean", list(HUMAN_STUDY_METRICS), **settings)
         for row in pairs.itertuples():
             one = power(study, PEOPLE, row.metric, row.other, level=level, n_studies=n_studies, seed=seed, **DIRECTIONS)
             found.append(one.assign(found_low=row.low, found_high=row.high))
@@ -41,41 +106,30 @@ def at_the_measured_size(study, n_studies, seed):
 
 
 def foretold(study, n_studies, seed):
-    "Five annotators foretold from panels of two and of three, beside five that were simulated, for some pairs of metrics."
+    "Five annotators extrapolated from panels of two and of three, beside five that were simulated."
+    settings = dict(n_originals=(100, 600), n_annotators=5, n_studies=n_studies, seed=seed, **DIRECTIONS)
     found = []
     for level in LEVELS:
         for metric, other in FORETOLD:
             for known in (2, 3, 5):
-                found.append(
-                    power(
-                        study, PEOPLE, metric, other, level=level, n_originals=(100, 600), n_annotators=5,
-                        n_studies=n_studies, seed=seed, known=known, **DIRECTIONS,
-                    ).assign(known=known)
-                )
+                table = power(study, PEOPLE, metric, other, level=level, known=known, **settings)
+                found.append(table.assign(known=known))
     return pd.concat(found, ignore_index=True)
 
 
 def short_cut(study, n_studies, seed):
-    "Two designs decided both ways: by the short cut, and by resamples of each drawn study."
-    found = []
+    "Two designs decided both ways: by the approximation of `power`, and by resamples of each drawn study."
+    found, metrics = [], PAIRS[0]
     for facet, originals in (("originals", 50), ("both", 200)):
-        metrics = PAIRS[0]
-        full = power_by_resamples(
-            study, PEOPLE, *metrics, facet=facet, originals=originals, n_studies=200, n_resamples=300, seed=seed,
-            **DIRECTIONS,
-        )
-        short = power(
-            study, PEOPLE, *metrics, facet=facet, n_originals=originals, n_studies=n_studies, seed=seed,
-            **DIRECTIONS,
-        ).iloc[0]
-        about = dict(
-            metric=metrics[0], other=metrics[1], level="original", facet=facet, annotators=5, originals=originals,
-            models=14,
-        )
-        found += [
-            about | {"decided by": "short cut"} | {name: short[name] for name in full},
-            about | {"decided by": "own resamples"} | full,
-        ]
+        resamples = dict(originals=originals, n_studies=200, n_resamples=300, **DIRECTIONS)
+        full = power_by_resamples(study, PEOPLE, *metrics, facet=facet, seed=seed, **resamples)
+        size = dict(n_originals=originals, n_studies=n_studies, seed=seed, **DIRECTIONS)
+        table = power(study, PEOPLE, *metrics, facet=facet, **size)
+        short = {name: table.iloc[0][name] for name in full}
+        about = dict(metric=metrics[0], other=metrics[1], level="original", facet=facet)
+        about |= dict(annotators=5, originals=originals, models=14)
+        found.append(about | {"decided by": "short cut"} | short)
+        found.append(about | {"decided by": "own resamples"} | full)
     return pd.DataFrame(found)
 
 
@@ -88,24 +142,13 @@ def tables_of(study, n_studies, seed):
         tables[name] = make()
         seconds[name] = round(time.perf_counter() - start)
 
-    timed(
-        "plans",
-        lambda: pd.concat(
-            [power(study, PEOPLE, *pair, level=level, **GRID, **settings) for pair in PAIRS for level in LEVELS],
-            ignore_index=True,
-        ),
-    )
-    timed(
-        "plans_by_originals",
-        lambda: pd.concat(
-            [
-                power(study, PEOPLE, *pair, level=level, **BY_ORIGINALS, **settings)
-                for pair in PAIRS
-                for level in LEVELS
-            ],
-            ignore_index=True,
-        ),
-    )
+    def for_all_pairs(designs):
+        designs = designs | settings
+        found = [power(study, PEOPLE, *pair, level=level, **designs) for pair in PAIRS for level in LEVELS]
+        return pd.concat(found, ignore_index=True)
+
+    timed("plans", lambda: for_all_pairs(GRID))
+    timed("plans_by_originals", lambda: for_all_pairs(BY_ORIGINALS))
     timed("measured_size", lambda: at_the_measured_size(study, n_studies, seed))
     timed("foretold", lambda: foretold(study, n_studies, seed))
     timed("short_cut", lambda: short_cut(study, n_studies, seed))
@@ -123,16 +166,11 @@ def main():
     for name, table in tables.items():
         write_table(table, asked.out / f"{name}.csv")
     plans = pd.concat([tables["plans"], tables["plans_by_originals"]])
-    words = {
-        " / ".join(about): power_in_words(rows)
-        for about, rows in plans.groupby(["metric", "other", "level", "facet"], sort=False)
-    }
-    about = dict(
-        settings=dict(n_studies=asked.studies, seed=0),
-        seconds=seconds,
-        versions={name: version(name) for name in ("semsim", "numpy", "scipy", "pandas", "statsmodels")},
-        words=words,
-    )
+    designs = plans.groupby(["metric", "other", "level", "facet"], sort=False)
+    words = {" / ".join(about): power_in_words(rows) for about, rows in designs}
+    versions = {name: version(name) for name in ("semsim", "numpy", "scipy", "pandas", "statsmodels")}
+    settings = dict(n_studies=asked.studies, seed=0)
+    about = dict(settings=settings, seconds=seconds, versions=versions, words=words)
     with atomic_path(asked.out / "study.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1))
 

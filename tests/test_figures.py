@@ -1,4 +1,4 @@
-"""The exported figures: what they say, how many marks they hold, what they refuse, and that their files are the same twice."""
+"""The figures: what they say, how many marks they hold, what they refuse, and that their files are the same twice."""
 
 import os
 import re
@@ -17,11 +17,10 @@ from PIL import Image
 from scipy import stats
 
 from semsim.analysis.comparison import compare
-from semsim.analysis.pairwise_accuracy import models_needed
 from semsim.core.errors import InputError
 from semsim.analysis.agreement_figures import (
     FORMATS, confidence_band, figure_uri, metric_matrix, plot_agreement_scatter, plot_forest, plot_metric_matrix,
-    plot_models_needed, plot_survivors, save_figure,
+    plot_survivors, save_figure,
 )
 from semsim.analysis.example_figures import (
     DISAGREEMENTS, disagreements, plot_disagreements, plot_recognition_by_bin, recognition_by_bin,
@@ -41,13 +40,23 @@ def nothing_stays_open():
 
 
 def frame(n_models=5, n_originals=17, seed=0):
-    "Random scores: a continuous metric, one with many ties, a noisy one, a constant one; a score of four levels, constant for some originals."
+    """Random scores: a continuous metric, one with many ties, a noisy one, a constant one.
+
+    The target score has four levels and is constant for some originals.
+    """
     rng = np.random.default_rng(seed)
-    pairs = pd.MultiIndex.from_product([range(n_originals), [f"m{i:02}" for i in range(n_models)]], names=["original", "model"])
+    names = [f"m{i:02}" for i in range(n_models)]
+    pairs = pd.MultiIndex.from_product([range(n_originals), names], names=["original", "model"])
     votes = rng.integers(0, 4, (n_originals, n_models))
     votes[::6] = 3
     noise = rng.normal(size=(3, n_originals, n_models))
-    columns = {"smooth": votes + 2 * noise[0], "tied": np.round(-votes + noise[1]), "rough": votes + 9 * noise[2], "flat": np.full(votes.shape, 0.1), "human": votes / 3}
+    columns = {
+        "smooth": votes + 2 * noise[0],
+        "tied": np.round(-votes + noise[1]),
+        "rough": votes + 9 * noise[2],
+        "flat": np.full(votes.shape, 0.1),
+        "recognised": votes / 3,
+    }
     return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=pairs).reset_index()
 
 
@@ -58,20 +67,22 @@ def scores():
 
 @pytest.fixture(scope="module")
 def table(scores):
-    yes = scores.assign(target=(scores.target > 0.5) * 1.0)
-    return agreement(yes, "human", ["flat", *METRICS], DIRECTIONS, facet="all", n_resamples=60)
+    yes = scores.assign(recognised=(scores.recognised > 0.5) * 1.0)
+    return agreement(yes, "recognised", ["flat", *METRICS], DIRECTIONS, facet="all", n_resamples=60)
 
 
 @pytest.fixture(scope="module")
 def tables(scores):
-    return {facet: compare(scores, "human", METRICS, DIRECTIONS, facet=facet, n_resamples=60, n_permutations=20) for facet in FACETS}
+    few = dict(n_resamples=60, n_permutations=20)
+    return {facet: compare(scores, "recognised", METRICS, DIRECTIONS, facet=facet, **few) for facet in FACETS}
 
 
 @pytest.fixture(scope="module")
 def images(scores):
     "Colour images: a shade for each original, a darker one for its reconstructions."
     originals = {name: torch.full((3, 8, 8), name / 40) for name in range(17)}
-    return originals, {(model, name): image * 0.5 for name, image in originals.items() for model in scores.model.unique()}
+    models = scores.model.unique()
+    return originals, {(model, name): image * 0.5 for name, image in originals.items() for model in models}
 
 
 def texts(ax):
@@ -81,13 +92,15 @@ def texts(ax):
 
 def dots(ax):
     "Marks with a value."
-    return sum(np.isfinite(np.asarray(line.get_xdata(), float)).sum() for line in ax.lines if line.get_marker() not in ("None", None, ""))
+    marked = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+    return sum(np.isfinite(np.asarray(line.get_xdata(), float)).sum() for line in marked)
 
 
 def bars(ax):
     "Horizontal or vertical intervals with a value."
     found = [c for c in ax.collections if isinstance(c, matplotlib.collections.LineCollection)]
-    return sum(np.isfinite(segment).all() for c in found for segment in c.get_segments() if len(segment) == 2)
+    segments = [segment for collection in found for segment in collection.get_segments()]
+    return sum(np.isfinite(segment).all() for segment in segments if len(segment) == 2)
 
 
 # The scatter
@@ -100,16 +113,17 @@ def test_band_is_that_of_the_coefficients_covariance():
     basis = np.vander(at, 2)
     line, half = confidence_band(x, y, at, confidence=0.9)
     np.testing.assert_allclose(line, basis @ coefficients)
-    np.testing.assert_allclose(half, stats.t.ppf(0.95, 7) * np.sqrt(np.einsum("ij,jk,ik->i", basis, covariance, basis)))
+    variance = np.einsum("ij,jk,ik->i", basis, covariance, basis)
+    np.testing.assert_allclose(half, stats.t.ppf(0.95, 7) * np.sqrt(variance))
 
 
 @pytest.mark.parametrize(("level", "bands"), [("model", 1), ("image", 0), ("original", 0)])
 def test_scatter_says_who_what_and_which_way(scores, level, bands):
-    ax = plot_agreement_scatter(scores, "human", "tied", PANEL, DIRECTIONS, level=level, unit="steps")
+    ax = plot_agreement_scatter(scores, "recognised", "tied", PANEL, DIRECTIONS, level=level, unit="steps")
     n = 5 if level == "model" else 85
     assert PANEL in ax.get_title() and f"n={n}\n" in ax.get_title()
     assert "tied [steps]" in ax.get_xlabel() and "(lower = more leakage)" in ax.get_xlabel()
-    assert "human [share]" in ax.get_ylabel() and "(higher = more leakage)" in ax.get_ylabel()
+    assert "recognised [share]" in ax.get_ylabel() and "(higher = more leakage)" in ax.get_ylabel()
     fills = [c for c in ax.collections if isinstance(c, matplotlib.collections.PolyCollection)]
     assert len(ax.lines) == 1 and len(fills) == bands
     assert len(ax.collections[0].get_offsets()) == n
@@ -118,13 +132,13 @@ def test_scatter_says_who_what_and_which_way(scores, level, bands):
 def test_scatter_draws_the_means_of_what_is_there(scores):
     holed = scores.assign(tied=scores.tied.mask(scores.index % 7 == 0))
     with pytest.warns(UserWarning, match="lack a value"):
-        ax = plot_agreement_scatter(holed, "human", "tied", PANEL, DIRECTIONS)
+        ax = plot_agreement_scatter(holed, "recognised", "tied", PANEL, DIRECTIONS)
     kept = holed.dropna()
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), kept.groupby("model")[["tied", "human"]].mean())
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), kept.groupby("model")[["tied", "recognised"]].mean())
 
 
 def test_a_flat_metric_has_points_and_no_line(scores):
-    ax = plot_agreement_scatter(scores, "human", "flat", PANEL, DIRECTIONS)
+    ax = plot_agreement_scatter(scores, "recognised", "flat", PANEL, DIRECTIONS)
     assert not ax.lines and len(ax.collections[0].get_offsets()) == 5
 
 
@@ -132,7 +146,7 @@ def test_a_flat_metric_has_points_and_no_line(scores):
 
 
 def test_forest_has_the_best_on_top(scores):
-    table = agreement(scores, "human", ["flat", "smooth", "tied"], DIRECTIONS, level="original", n_resamples=20)
+    table = agreement(scores, "recognised", ["flat", "smooth", "tied"], DIRECTIONS, level="original", n_resamples=20)
     ax = plot_forest(table, PANEL)
     assert texts(ax) == ["flat (undefined)", "smooth", "tied"]
     assert PANEL in ax.get_title() and "n=14 of 17" in ax.get_title() and FACETS["originals"] in ax.get_title()
@@ -141,7 +155,8 @@ def test_forest_has_the_best_on_top(scores):
 
 def test_forest_with_several_facets_names_the_estimands(table):
     ax = plot_forest(table, PANEL, level="model")
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"{name}: {text}" for name, text in FACETS.items()]
+    entries = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert entries == [f"{name}: {text}" for name, text in FACETS.items()]
     assert dots(ax) == bars(ax) == 9
     assert len({line.get_color() for line in ax.lines if line.get_marker() in "osD"}) == len(FACETS)
 
@@ -155,7 +170,8 @@ def test_the_line_of_chance(table, coefficient, chance):
 
 def test_a_metric_of_sets_has_a_dot_without_a_bar(scores):
     fid = pd.DataFrame({"fid[alexnet]": [5.0, 4, 3, 1, 2]}, index=sorted(scores.model.unique()))
-    ax = plot_forest(agreement(scores, "human", "smooth", DIRECTIONS, "model", model_scores=fid, n_resamples=20), PANEL, "model")
+    table = agreement(scores, "recognised", "smooth", DIRECTIONS, "model", model_scores=fid, n_resamples=20)
+    ax = plot_forest(table, PANEL, "model")
     assert (dots(ax), bars(ax)) == (2, 1)
 
 
@@ -174,43 +190,45 @@ def test_matrix_has_a_number_in_each_cell(scores):
 def test_matrix_leaves_out_what_is_undefined(scores, coefficient):
     some = scores.assign(part=scores.smooth.where(scores.original % 3 > 0, 0.0))  # constant within some originals
     matrix = metric_matrix(some, ["part", "tied", "flat"], "original", coefficient)
-    each = [part[["part", "tied"]].corr(coefficient).iloc[0, 1] for _, part in some.groupby("original") if part.part.nunique() > 1 < part.tied.nunique()]
+    defined = [part for _, part in some.groupby("original") if part.part.nunique() > 1 and part.tied.nunique() > 1]
+    each = [part[["part", "tied"]].corr(coefficient).iloc[0, 1] for part in defined]
     assert 0 < len(each) < 17
     np.testing.assert_allclose(matrix.loc["part", "tied"], np.mean(each))
     np.testing.assert_allclose(matrix, matrix.T)
     assert matrix.flat.isna().all() and matrix.loc["tied", "tied"] == pytest.approx(1)
 
 
-# Reliability
+# The share recognised by bin
 
 
-def test_reliability_has_a_mark_for_each_bin(scores):
-    table = recognition_by_bin(scores, "human", "smooth", DIRECTIONS, bins=4, n_resamples=50)
+def test_recognition_by_bin_has_a_mark_for_each_bin(scores):
+    table = recognition_by_bin(scores, "recognised", "smooth", DIRECTIONS, bins=4, n_resamples=50)
     ax = plot_recognition_by_bin(table, PANEL, unit="dB")
     assert dots(ax) == bars(ax) == 4
     assert PANEL in ax.get_title() and "smooth, 4 bins" in ax.get_title() and "n=85" in ax.get_title()
     assert "smooth [dB]" in ax.get_xlabel() and "(higher = more leakage)" in ax.get_xlabel()
-    assert list(ax.lines[0].get_ydata()) == pytest.approx([scores.target.mean()] * 2)
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([scores.recognised.mean()] * 2)
 
 
-def test_reliability_is_that_of_repeated_rows(scores):
+def test_recognition_by_bin_is_that_of_repeated_rows(scores):
     "The percentile interval of rows that are really repeated, with the same draws."
     shuffled = scores.sample(frac=1, random_state=0)
-    table = recognition_by_bin(shuffled, "human", "tied", DIRECTIONS, bins=3, n_resamples=40, seed=5)
+    table = recognition_by_bin(shuffled, "recognised", "tied", DIRECTIONS, bins=3, n_resamples=40, seed=5)
     number = pd.qcut(-scores.tied, 3, labels=False, duplicates="drop")
     drawn = draws(17, 5, "originals", 40, seed=5)
     for row in table.itertuples():
         own = scores[number == row.bin - 1]
-        values = np.round([np.average(own.target, weights=c[own.original]) for c in drawn.originals.T], 12)
+        values = np.round([np.average(own.recognised, weights=c[own.original]) for c in drawn.originals.T], 12)
         assert interval(values, drawn)["high"] == pytest.approx(row.high)
         assert (row.n, row.originals) == (len(own), own.original.nunique())
         assert (row.lowest, row.value, row.highest) == (own.tied.min(), own.tied.median(), own.tied.max())
 
 
 def test_the_leakiest_bin_is_the_last_also_for_a_distance(scores):
-    table = recognition_by_bin(scores, "human", "tied", DIRECTIONS, bins=3, n_resamples=10)
+    table = recognition_by_bin(scores, "recognised", "tied", DIRECTIONS, bins=3, n_resamples=10)
     assert table.value.is_monotonic_decreasing and not table.higher_is_leakier.any()
-    turned = recognition_by_bin(scores.assign(tied=-scores.tied), "human", "tied", DIRECTIONS | {"tied": True}, bins=3, n_resamples=10)
+    negated = scores.assign(tied=-scores.tied)
+    turned = recognition_by_bin(negated, "recognised", "tied", DIRECTIONS | {"tied": True}, bins=3, n_resamples=10)
     pd.testing.assert_series_equal(turned.statistic, table.statistic)
 
 
@@ -218,25 +236,25 @@ def test_the_leakiest_bin_is_the_last_also_for_a_distance(scores):
 
 
 def test_disagreements_are_the_ends_of_the_difference_of_ranks(scores):
-    ranks = [stats.percentileofscore(column, column, "mean") / 100 for column in (-scores.tied, scores.target)]
+    ranks = [stats.percentileofscore(column, column, "mean") / 100 for column in (-scores.tied, scores.recognised)]
     difference = ranks[0] - ranks[1]
     for data in (scores, scores.sample(frac=1, random_state=1)):
-        found = disagreements(data, "human", "tied", DIRECTIONS, count=4)
+        found = disagreements(data, "recognised", "tied", DIRECTIONS, count=4)
         assert list(found.kind) == ["false alarm"] * 4 + ["missed leak"] * 4
         np.testing.assert_allclose(found.difference[:4], np.sort(difference)[::-1][:4])
         np.testing.assert_allclose(found.difference[4:], np.sort(difference)[:4])
-    pd.testing.assert_frame_equal(found, disagreements(scores, "human", "tied", DIRECTIONS, count=4))
+    pd.testing.assert_frame_equal(found, disagreements(scores, "recognised", "tied", DIRECTIONS, count=4))
 
 
 def test_who_agrees_has_nothing_to_draw(scores, images):
-    found = disagreements(scores.assign(copy=scores.target), "human", "copy", {"copy": True})
+    found = disagreements(scores.assign(copy=scores.recognised), "recognised", "copy", {"copy": True})
     assert not len(found)
     with pytest.raises(InputError, match="no disagreement to draw"):
         plot_disagreements(found, *images, PANEL)
 
 
 def test_gallery_shows_pairs_with_value_and_share(scores, images):
-    found = disagreements(scores, "human", "smooth", DIRECTIONS, count=3)
+    found = disagreements(scores, "recognised", "smooth", DIRECTIONS, count=3)
     figure = plot_disagreements(found, *images, PANEL)
     title = figure.get_suptitle()
     assert PANEL in title and "n=85" in title and "smooth (higher = more leakage)" in title
@@ -257,7 +275,8 @@ def test_survivors_are_filled(tables):
     ax = plot_survivors(tables, PANEL)
     whole = pd.concat(tables.values())
     alive = whole[(whole.low > 0) | (whole.high < 0)]
-    filled = sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() in "osD" and line.get_markerfacecolor() != "white")
+    marked = [line for line in ax.lines if line.get_marker() in "osD"]
+    filled = sum(len(line.get_xdata()) for line in marked if line.get_markerfacecolor() != "white")
     assert 0 < filled == len(alive) < len(whole) == dots(ax) == bars(ax)
     for facet, table in tables.items():
         assert f"{((table.low > 0) | (table.high < 0)).sum()} ({facet})" in ax.get_title()
@@ -266,71 +285,78 @@ def test_survivors_are_filled(tables):
     assert texts(ax) == [f"{a} over {b}" for a, b in zip(leads.metric, leads.other)]
 
 
-def test_models_needed_marks_the_first_size_without_zero():
-    table = pd.DataFrame(dict(models=[20, 6, 10], statistic=[0.3, 0.3, 0.3], low=[0.1, -0.4, 0.05], high=[0.5, 0.9, 0.6], ahead=[1, 0.8, 0.976]))
-    ax = plot_models_needed(table, PANEL)
-    assert "at n=10 models" in ax.get_title() and PANEL in ax.get_title() and "between models" in ax.get_title()
-    assert [text.get_text() for text in ax.texts] == ["80 %", "98 %", "100 %"]
-    assert dots(ax) == bars(ax) == 3 and ax.get_xscale() == "log"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["6", "10", "20"]
-
-
-def test_models_needed_takes_the_table_of_that_name(scores):
-    table = models_needed(scores, "human", "smooth", "rough", DIRECTIONS, counts=(4, 8), n_resamples=40)
-    ax = plot_models_needed(table, PANEL)
-    assert dots(ax) == len(table) == len(ax.texts)
-
-
 # All of them
 
 
 def test_a_dollar_is_a_dollar(scores):
     "Names that matplotlib would read as (broken) formulas are drawn as they stand."
     odd = scores.rename(columns={"smooth": "a$b$"}).assign(model=scores.model + r"$\odd$")
-    ax = plot_agreement_scatter(odd, "human", "a$b$", r"$\odd$, n=3", DIRECTIONS)
+    ax = plot_agreement_scatter(odd, "recognised", "a$b$", r"$\odd$, n=3", DIRECTIONS)
     ax.figure.canvas.draw()
-    for drawn in (plot_forest(agreement(odd, "human", ["a$b$", "tied"], DIRECTIONS, "original", n_resamples=5), r"$\odd$"),
-                  plot_metric_matrix(odd, ["a$b$", "tied"])):
+    table = agreement(odd, "recognised", ["a$b$", "tied"], DIRECTIONS, "original", n_resamples=5)
+    for drawn in (plot_forest(table, r"$\odd$"), plot_metric_matrix(odd, ["a$b$", "tied"])):
         drawn.figure.canvas.draw()
         assert not any(label.get_parse_math() for label in drawn.get_yticklabels())
 
 
 def test_a_figure_without_annotators_is_refused_before_it_is_opened(scores, table, tables, images):
-    needed = pd.DataFrame(dict(models=[6], statistic=[0.3], low=[0.1], high=[0.5], ahead=[1.0]))
-    for plot, args in ((plot_forest, (table,)), (plot_recognition_by_bin, (recognition_by_bin(scores, "human", "smooth", DIRECTIONS, n_resamples=5),)), (plot_survivors, (tables,)),
-                       (plot_models_needed, (needed,)), (plot_agreement_scatter, (scores, "human", "smooth"))):
+    bins = recognition_by_bin(scores, "recognised", "smooth", DIRECTIONS, n_resamples=5)
+    calls = [(plot_forest, (table,), {}), (plot_recognition_by_bin, (bins,), {}), (plot_survivors, (tables,), {})]
+    calls += [(plot_agreement_scatter, (scores, "recognised", "smooth"), dict(higher_is_leakier=DIRECTIONS))]
+    for plot, args, settings in calls:
         with pytest.raises(InputError, match="no annotator") as error:
-            plot(*args, " ", **(dict(higher_is_leakier=DIRECTIONS) if plot is plot_agreement_scatter else {}))
+            plot(*args, " ", **settings)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="no annotator"):
-        plot_disagreements(disagreements(scores, "human", "smooth", DIRECTIONS), *images, "")
+        plot_disagreements(disagreements(scores, "recognised", "smooth", DIRECTIONS), *images, "")
     assert not plt.get_fignums()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, t, c: plot_agreement_scatter(s, "human", "smoth", PANEL, DIRECTIONS), "unknown metric 'smoth': did you mean smooth"),
-        (lambda s, t, c: plot_agreement_scatter(s, "human", "smooth", PANEL), "'smooth' has no known direction"),
-        (lambda s, t, c: plot_agreement_scatter(s, "human", "smooth", PANEL, DIRECTIONS, level="images"), "unknown level 'images': did you mean image"),
+        (
+            lambda s, t, c: plot_agreement_scatter(s, "recognised", "smoth", PANEL, DIRECTIONS),
+            "unknown metric 'smoth': did you mean smooth",
+        ),
+        (
+            lambda s, t, c: plot_agreement_scatter(s, "recognised", "smooth", PANEL),
+            "'smooth' has no known direction",
+        ),
+        (
+            lambda s, t, c: plot_agreement_scatter(s, "recognised", "smooth", PANEL, DIRECTIONS, level="images"),
+            "unknown level 'images': did you mean image",
+        ),
         (lambda s, t, c: confidence_band([1, 2], [1, 2, 3], [1]), "2 metric values for 3 annotator scores"),
         (lambda s, t, c: confidence_band([1, 2, 3], [1, 2, 3], [1], 95), "confidence is 95"),
         (lambda s, t, c: plot_forest(t, PANEL, "galaxy"), "unknown level 'galaxy'"),
-        (lambda s, t, c: plot_forest(t, PANEL, coefficient="kendal"), "unknown coefficient 'kendal': did you mean kendall"),
+        (
+            lambda s, t, c: plot_forest(t, PANEL, coefficient="kendal"),
+            "unknown coefficient 'kendal': did you mean kendall",
+        ),
         (lambda s, t, c: plot_forest(t[t.facet == "both"], PANEL, facet="models"), "unknown facet 'models'"),
-        (lambda s, t, c: plot_forest(pd.concat([t, t]), PANEL), "stands in the table more than once"),
+        (lambda s, t, c: plot_forest(pd.concat([t, t]), PANEL), "is in the table more than once"),
         (lambda s, t, c: plot_metric_matrix(s, ["smooth"]), "two metrics or more"),
         (lambda s, t, c: plot_metric_matrix(s, ["smooth", "model"]), "unknown metric 'model'"),
-        (lambda s, t, c: recognition_by_bin(s, "human", "smooth", DIRECTIONS, bins=1), "bins is 1"),
-        (lambda s, t, c: recognition_by_bin(s, "human", "flat", DIRECTIONS), "'flat' has too few different values"),
-        (lambda s, t, c: disagreements(s, "human", "flat", DIRECTIONS), "cannot disagree: the metric is constant"),
-        (lambda s, t, c: disagreements(s, "human", "smooth", DIRECTIONS, count=0), "count is 0"),
-        (lambda s, t, c: plot_disagreements(disagreements(s, "human", "smooth", DIRECTIONS), {}, {}, PANEL), "no image for original"),
+        (lambda s, t, c: recognition_by_bin(s, "recognised", "smooth", DIRECTIONS, bins=1), "bins is 1"),
+        (
+            lambda s, t, c: recognition_by_bin(s, "recognised", "flat", DIRECTIONS),
+            "'flat' has too few different values",
+        ),
+        (lambda s, t, c: disagreements(s, "recognised", "flat", DIRECTIONS), "cannot disagree: the metric is constant"),
+        (lambda s, t, c: disagreements(s, "recognised", "smooth", DIRECTIONS, count=0), "count is 0"),
+        (
+            lambda s, t, c: plot_disagreements(disagreements(s, "recognised", "smooth", DIRECTIONS), {}, {}, PANEL),
+            "no image for original",
+        ),
         (lambda s, t, c: plot_survivors({}, PANEL), "no table"),
         (lambda s, t, c: plot_survivors({"model": c["models"]}, PANEL), "unknown facet 'model': did you mean models"),
         (lambda s, t, c: plot_survivors({"both": c["models"]}, PANEL), "for facet 'both' is of models"),
         (lambda s, t, c: plot_survivors(c | {"both": c["both"][1:]}, PANEL), "different pairs"),
-        (lambda s, t, c: plot_survivors(c | {"both": c["both"].assign(coefficient="kendall")}, PANEL), "differ in coefficient: kendall, spearman"),
+        (
+            lambda s, t, c: plot_survivors(c | {"both": c["both"].assign(coefficient="kendall")}, PANEL),
+            "differ in coefficient: kendall, spearman",
+        ),
         (lambda s, t, c: save_figure(plt.figure(), "figure.jpeg"), "is written as .png, .svg, .pdf"),
         (lambda s, t, c: save_figure(t, "figure.png"), "not DataFrame"),
     ],
@@ -348,25 +374,39 @@ def test_bad_input_is_named(scores, table, tables, call, message):
 def test_equal_figures_are_equal_bytes(tables, images, scores, tmp_path, ending):
     for name in ("a", "b"):
         save_figure(plot_survivors(tables, PANEL), tmp_path / f"{name}{ending}")
-        save_figure(plot_disagreements(disagreements(scores, "human", "smooth", DIRECTIONS, count=1), *images, PANEL), tmp_path / f"gallery-{name}{ending.upper()}")
+        found = disagreements(scores, "recognised", "smooth", DIRECTIONS, count=1)
+        save_figure(plot_disagreements(found, *images, PANEL), tmp_path / f"gallery-{name}{ending.upper()}")
     files = sorted(tmp_path.iterdir())
     assert [file.stat().st_size > 5000 for file in files] == [True] * 4
     assert files[0].read_bytes() == files[1].read_bytes() and files[2].read_bytes() == files[3].read_bytes()
 
 
-NEEDED = dict(models=[6, 10], statistic=[0.3, 0.3], low=[-0.1, 0.2], high=[0.5, 0.4], ahead=[0.8, 1.0])
+BINS = dict(
+    value=[1.0, 2.0],
+    statistic=[0.3, 0.6],
+    low=[0.1, 0.4],
+    high=[0.5, 0.8],
+    n=[5, 5],
+    metric="psnr",
+    target="recognised",
+    higher_is_leakier=True,
+    estimand="other originals",
+)
 SAVE = f"""
 import sys
 import pandas as pd
-from semsim.analysis.agreement_figures import plot_models_needed, save_figure
-save_figure(plot_models_needed(pd.DataFrame({NEEDED}), "panel, n=3"), sys.argv[1])
+from semsim.analysis.agreement_figures import save_figure
+from semsim.analysis.example_figures import plot_recognition_by_bin
+save_figure(plot_recognition_by_bin(pd.DataFrame({BINS}), "panel, n=3"), sys.argv[1])
 """
 
 
 def test_svg_of_another_process_is_the_same(tmp_path):
-    here = save_figure(plot_models_needed(pd.DataFrame(NEEDED), "panel, n=3"), tmp_path / "here.svg").read_bytes()
-    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # of the hashes of text, which change the order of sets
-    subprocess.run([sys.executable, "-c", SAVE, str(tmp_path / "there.svg")], check=True, env={**os.environ, "PYTHONHASHSEED": seed, "MPLBACKEND": "Agg"})
+    drawn = plot_recognition_by_bin(pd.DataFrame(BINS), "panel, n=3")
+    here = save_figure(drawn, tmp_path / "here.svg").read_bytes()
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # of text hashes, which change the order of sets
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "MPLBACKEND": "Agg"}
+    subprocess.run([sys.executable, "-c", SAVE, str(tmp_path / "there.svg")], check=True, env=environment)
     assert here == (tmp_path / "there.svg").read_bytes() and b"<dc:date>" not in here
 
 
@@ -387,5 +427,6 @@ def test_figure_uri_is_the_same_twice_and_gives_reasons(table):
     arguments = plot_forest, "forest", (5, 3), table, PANEL
     first = figure_uri(*arguments, level="model")
     assert first == figure_uri(*arguments, level="model") and first["uri"].startswith("data:image/svg+xml;base64,")
-    assert figure_uri(*arguments, level="galaxy")["uri"] == "" and "unknown level" in figure_uri(*arguments, level="galaxy")["why"]
+    refused = figure_uri(*arguments, level="galaxy")
+    assert refused["uri"] == "" and "unknown level" in refused["why"]
     assert not plt.get_fignums()

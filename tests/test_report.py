@@ -1,4 +1,7 @@
-"""The report as a file that is sent around: nothing runs in it, nothing is fetched by it, hostile names stay text, half a report never exists."""
+"""The report as a file that is sent around.
+
+Nothing runs in it, nothing is fetched by it, hostile names stay text, and half a report never exists.
+"""
 
 import hashlib
 from html.parser import HTMLParser
@@ -13,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 
-from semsim import report
 from semsim.analysis.reporting import verdict
 from semsim.core.datasets import Split
 from semsim.analysis.intervals import agreement
-from semsim.study.report import write_report
+from semsim.study.report import write_study_page
+from semsim.study import report
 from semsim.study.settings import Study
 
 EVIL = "<script>alert(1)</script>"
@@ -55,15 +58,17 @@ def make(n=15, channels=1, recognised=None, models=MODELS):
     rng, random = np.random.default_rng(0), torch.Generator().manual_seed(0)
     images = torch.rand(n, channels, 8, 8, generator=random)
     originals = Split(images, torch.arange(n) % 2, tuple(f"id<{row}>" for row in range(n)))
-    copies = {name: (images + level * torch.randn(images.shape, generator=random)).clamp(0, 1) for name, level in zip(models, (0.1, 0.3, 0.6))}
+    levels = dict(zip(models, (0.1, 0.3, 0.6)))
+    noise = {name: torch.randn(images.shape, generator=random) for name in levels}
+    copies = {name: (images + level * noise[name]).clamp(0, 1) for name, level in levels.items()}
     shares = {name: rng.binomial(3, chance, n) / 3 for name, chance in zip(models, (0.9, 0.5, 0.2))}
-    rows = [
-        dict(model=name, arch="a", variant="v", original=key, label=int(label), loss=0.0, mse=error, psnr=-10 * np.log10(error), recognised=share, fold=0)
-        for name in models
-        for key, label, error, share in zip(
-            originals.ids, originals.labels, (copies[name] - images).square().flatten(1).mean(1).tolist(), shares[name]
-        )
-    ]
+    errors = {name: (copies[name] - images).square().flatten(1).mean(1).tolist() for name in models}
+    about = dict(arch="a", variant="v", loss=0.0, fold=0)
+    rows = []
+    for name in models:
+        for key, label, error, share in zip(originals.ids, originals.labels, errors[name], shares[name]):
+            values = dict(mse=error, psnr=-10 * np.log10(error), recognised=share)
+            rows.append(dict(model=name, original=key, label=int(label), **about, **values))
     scores = pd.DataFrame(rows)
     if recognised is not None:
         scores["recognised"] = recognised
@@ -87,12 +92,17 @@ def make(n=15, channels=1, recognised=None, models=MODELS):
 def study_of(*parts, missing=()):
     "The whole study around results on data sets."
     return SimpleNamespace(
-        study=Study(), parts=list(parts), missing=dict(missing), versions={"python": "3", "torch": "2"}, hashes={"study": "0123456789abcdef"}, command="semsim run '<b>'"
+        study=Study(),
+        parts=list(parts),
+        missing=dict(missing),
+        versions={"python": "3", "torch": "2"},
+        hashes={"study": "0123456789abcdef"},
+        command="semsim run '<b>'",
     )
 
 
 def written(results, folder):
-    return write_report(study_of(results), folder)
+    return write_study_page(study_of(results), folder)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,7 @@ def test_nothing_runs_and_nothing_is_fetched(page):
     assert "url(" not in style and "@import" not in style
 
 
-def test_every_picture_is_there_and_described(page):
+def test_every_image_is_there_and_described(page):
     assert len(page.all("img")) == 12 * (1 + len(MODELS)) + 3 + len(DIRECTIONS)
     assert all(image["alt"].strip() for image in page.all("img"))
 
@@ -180,19 +190,21 @@ def test_every_file_is_linked_with_its_hash(results, tmp_path):
 
 
 def test_what_is_missing_is_said_first_and_listed(results, tmp_path):
-    page = Page(write_report(study_of(results, missing={"attack <b>": "no memory <script>"}), tmp_path))
-    assert "1 of its units are missing" in page.text.split("How to read this")[0]
+    page = Page(write_study_page(study_of(results, missing={"attack <b>": "no memory <script>"}), tmp_path))
+    assert "1 of its tasks are missing" in page.text.split("How to read this")[0]
     assert "no memory <script>" in page.text and not page.all("script")
 
 
 def test_a_study_of_which_nothing_is_there_has_a_page(tmp_path):
-    page = Page(write_report(study_of(missing={"everything": "not made yet"}), tmp_path))
+    page = Page(write_study_page(study_of(missing={"everything": "not made yet"}), tmp_path))
     assert "What was run" in page.text and "not made yet" in page.text and not page.all("img")
 
 
 def test_several_data_sets_have_a_table_of_all_and_sections_of_their_own(results, tmp_path):
-    other = SimpleNamespace(**{**vars(results), "name": "other", "agreement": results.agreement.assign(metric=results.agreement.metric.replace("mse", "semsim[other data]"))})
-    page = Page(write_report(study_of(results, other), tmp_path))
+    metric = results.agreement.metric.replace("mse", "semsim[other data]")
+    changed = {"name": "other", "agreement": results.agreement.assign(metric=metric)}
+    other = SimpleNamespace(**{**vars(results), **changed})
+    page = Page(write_study_page(study_of(results, other), tmp_path))
     table = page.text.split("Agreement by data set")[1].split("What the attacker recovered")[0]
     assert "semsim[other data]" in table and "psnr" in table and EVIL in table
     assert len(page.all("img")) == 2 * (12 * (1 + len(MODELS)) + 3 + len(DIRECTIONS))
@@ -213,7 +225,10 @@ def test_no_figure_stays_open(results, tmp_path):
 # Results without an answer
 
 
-@pytest.mark.parametrize("share, said", [(0.0, "Nothing was recognised"), (1.0, "were recognised alike: their share is 100%")])
+@pytest.mark.parametrize(
+    "share, said",
+    [(0.0, "Nothing was recognised"), (1.0, "were recognised alike: their share is 100%")],
+)
 def test_constant_recognition_is_said_first(share, said, tmp_path):
     text = Page(written(make(recognised=share), tmp_path)).text
     assert said in text.split("How to read this")[0] and "No correlation is defined" in text

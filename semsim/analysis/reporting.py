@@ -7,26 +7,24 @@ __all__ = ['report']
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #18f35d18
 import base64
-import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError, check_name
-from ..core.files import atomic_path, write_table
+from ..core.files import atomic_path, read_table, write_table
 from ..annotate.consensus import aggregate_rights
-from .correlation import COEFFICIENTS, LEVELS, group_sentinels, three_lines
+from .correlation import COEFFICIENTS, LEVELS, group_sentinels
 from .frames import directions, incomplete
 from .resampling import FACETS
 from .intervals import agreement, result
 from .comparison import clusters, compare
-from .pairwise_accuracy import models_needed, soft_pairwise_accuracy, tie_calibrated_accuracy
+from .pairwise_accuracy import soft_pairwise_accuracy, tie_calibrated_accuracy
 from .noise_ceilings import noise_ceiling
 from semsim.analysis.agreement_figures import (
-    figure_uri, plot_agreement_scatter, plot_forest, plot_metric_matrix, plot_models_needed, plot_survivors,
+    figure_uri, plot_agreement_scatter, plot_forest, plot_metric_matrix, plot_survivors,
 )
 from .example_figures import plot_recognition_by_bin, recognition_by_bin
 
@@ -34,105 +32,137 @@ from .example_figures import plot_recognition_by_bin, recognition_by_bin
 def wide_annotations(
     answers:pd.DataFrame, # a row an answer: item ("model/original"), annotator, answer (a class number, or -1)
     scores:pd.DataFrame, # a row a reconstruction: model, original, label
-)->pd.DataFrame: # a row an item: model, original, right_1, right_2, ..., and a column for each rule; NaN where the item has no label
+)->pd.DataFrame: # a row an item: model, original, right_1, right_2, ..., a column for each rule; NaN without a label
     "Answers as a table with a column for each annotator."
-    if "label" not in scores: raise InputError("answers can only be judged with labels: the table of scores has no column 'label'")
-    if answers.duplicated(["item", "annotator"]).any():
-        twice = answers[answers.duplicated(["item", "annotator"])].iloc[0]
-        raise InputError(f"annotator {twice.annotator!r} answered for {twice['item']!r} more than once: keep one answer")
+    if "label" not in scores:
+        raise InputError("answers can only be judged with labels: the table of scores has no column 'label'")
+    repeated = answers[answers.duplicated(["item", "annotator"])]
+    if len(repeated):
+        who, item = repeated.iloc[0][["annotator", "item"]]
+        raise InputError(f"annotator {who!r} answered for {item!r} more than once: keep one answer")
     given = answers.pivot(index="item", columns="annotator", values="answer")
+    right = _right_answers(given, scores)
+    parts = given.index.to_series().str.rsplit("/", n=1, expand=True)
+    shares = {rule: aggregate_rights(right, rule) for rule in _rules(right)}
+    return right.assign(model=parts[0], original=parts[1], **shares).reset_index(drop=True)
+
+def _right_answers(given, scores):
+    "1 where an annotator named the item's label, 0 where not, NaN without an answer or a label"
     item = scores.model.astype(str) + "/" + scores.original.astype(str)
     label = pd.Series(scores.label.to_numpy(), index=item).reindex(given.index)
-    right = given.eq(label, axis=0).astype(float).where(given.notna().mul(label.notna(), axis=0))
+    known = given.notna().mul(label.notna(), axis=0)
+    right = given.eq(label, axis=0).astype(float).where(known)
     right.columns = [f"right_{number + 1}" for number in range(right.shape[1])]
-    parts = given.index.to_series().str.rsplit("/", n=1, expand=True)
-    return right.assign(model=parts[0], original=parts[1], **{rule: aggregate_rights(right, rule) for rule in _rules(right)}).reset_index(drop=True)
+    return right
 
 def _rules(right):
     "The rules that these annotators allow"
     most = int(right.count(axis=1).max())
-    return ["mean", "majority", *[f"at_least_{k}" for k in range(2, most + 1)], *["dawid_skene"] * (right.shape[1] > 2)]
+    at_least = [f"at_least_{k}" for k in range(2, most + 1)]
+    return ["mean", "majority", *at_least, *["dawid_skene"] * (right.shape[1] > 2)]
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #bb120e47
 def _keyed(table, kind):
     "The table with model and original as text, checked"
     for name in ("model", "original"):
-        if name not in table: raise InputError(f"the table of {kind} has no column {name!r}; a row is a reconstruction, named by its model and its original")
+        if name not in table:
+            expected = "a row is a reconstruction, named by its model and its original"
+            raise InputError(f"the table of {kind} has no column {name!r}; {expected}")
     keyed = table.assign(model=table.model.astype(str), original=table.original.astype(str))
-    twice = keyed[keyed.duplicated(["model", "original"])]
-    if len(twice): raise InputError(f"the table of {kind} has more than one row for model {twice.model.iloc[0]}, original {twice.original.iloc[0]}: keep one")
+    repeated = keyed[keyed.duplicated(["model", "original"])]
+    if len(repeated):
+        raise InputError(f"the table of {kind} has more than one row for {_first(repeated)}: keep one")
     return keyed
 
-def _left_over(table, other, what):
-    "A sentence about the rows of a table that have no partner, or none"
+def _first(table):
+    "The first reconstruction of a table"
+    return f"model {table.model.iloc[0]}, original {table.original.iloc[0]}"
+
+def _unmatched(table, other, what):
+    "A sentence about the rows of a table that have no partner in the other, or none"
     partners = table.merge(other[["model", "original"]], how="left", on=["model", "original"], indicator=True)
     alone = partners[partners._merge == "left_only"]
     if not len(alone): return []
-    return [f"{len(alone)} of {len(table)} {what}, first model {alone.model.iloc[0]}, original {alone.original.iloc[0]}; they are left out."]
+    return [f"{len(alone)} of {len(table)} {what}, first {_first(alone)}; they are left out."]
 
 def join_annotations(
-    scores:pd.DataFrame, # a row a reconstruction: model, original, a column a metric
+    scores:pd.DataFrame, # a row a reconstruction: model, original, a column for each metric
     annotations:pd.DataFrame, # wide or long, see above
 )->tuple: # (one frame with the rows that are in both, sentences about those that are not)
-    "Scores and annotations of the same reconstructions."
+    "Join scores and annotations of the same reconstructions."
     if {"item", "annotator", "answer"} <= set(annotations): annotations = wide_annotations(annotations, scores)
     scores, annotations = _keyed(scores, "scores"), _keyed(annotations, "annotations")
     both = annotations.columns.intersection(scores.columns).drop(["model", "original"])
-    found = scores.merge(annotations.drop(columns=both), on=["model", "original"])
-    if not len(found): raise InputError(f"no reconstruction is in both tables: the first score is of model {scores.model.iloc[0]}, original {scores.original.iloc[0]}, "
-                                        f"the first annotation of model {annotations.model.iloc[0]}, original {annotations.original.iloc[0]}")
-    return found, _left_over(annotations, scores, "annotations are of items without a score") + _left_over(scores, annotations, "scores are of items that nobody annotated")
+    joined = scores.merge(annotations.drop(columns=both), on=["model", "original"])
+    if not len(joined):
+        firsts = f"the first score is of {_first(scores)}, the first annotation of {_first(annotations)}"
+        raise InputError(f"no reconstruction is in both tables: {firsts}")
+    said = _unmatched(annotations, scores, "annotations are of items without a score")
+    return joined, said + _unmatched(scores, annotations, "scores are of items that nobody annotated")
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #cc1c132f
+# %% ../../nbs/4_analysis/10_reporting.ipynb #7522dbf9
 def _interval_text(value, low, high):
     "A value with its interval, two decimals"
     return "undefined" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 def _ranked(pairs, metrics):
-    "Metrics, the best first, those that are undefined last; and the ones that are like the best in everything"
-    order = clusters(pairs).metric.tolist() if len(pairs) else list(metrics)
-    twins = pairs[(pairs.metric == order[0]) | (pairs.other == order[0])] if len(pairs) else pairs
-    same = twins[(twins.statistic == 0) & (twins.low == 0) & (twins.high == 0)] if len(pairs) else twins
-    alike = [name for name in order[1:] if len(same) and name in set(same.metric) | set(same.other)]
-    return order, alike
+    "Metrics, the best first and undefined ones last; and those that equal the best one everywhere"
+    if not len(pairs): return list(metrics), []
+    order = clusters(pairs).metric.tolist()
+    with_best = pairs[(pairs.metric == order[0]) | (pairs.other == order[0])]
+    equal = with_best[(with_best.statistic == 0) & (with_best.low == 0) & (with_best.high == 0)]
+    return order, [name for name in order[1:] if name in {*equal.metric, *equal.other}]
 
 def _lead_text(pairs, best, after):
     "The lead of one metric over another, in words"
     if after is None: return "There is no other metric to compare it with."
-    row = pairs[((pairs.metric == best) & (pairs.other == after)) | ((pairs.metric == after) & (pairs.other == best))].iloc[0]
+    as_given = (pairs.metric == best) & (pairs.other == after)
+    reversed_ = (pairs.metric == after) & (pairs.other == best)
+    row = pairs[as_given | reversed_].iloc[0]
     if np.isnan(row.statistic): return f"Its lead over the next, {after}, is undefined."
-    said = "a difference is shown" if row.holm <= .05 else "no difference shown"
-    return f"Its lead over the next, {after}, is {_interval_text(row.statistic, row.low, row.high)}, p = {row.holm:.3f} ({row.test}, Holm): {said}."
+    lead = f"{_interval_text(row.statistic, row.low, row.high)}, p = {row.holm:.3f} ({row.test}, Holm)"
+    shown = "a difference is shown" if row.holm <= .05 else "no difference shown"
+    return f"Its lead over the next, {after}, is {lead}: {shown}."
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #1ec8dc0f
+# %% ../../nbs/4_analysis/10_reporting.ipynb #bc4821cd
 def _within_lines(agreed, pairs, coefficient):
-    "What is true within originals"
+    "The verdict within originals"
     order, alike = _ranked(pairs, agreed.metric.unique())
     best = result(agreed, metric=order[0], level="original", coefficient=coefficient, facet="originals")
-    if np.isnan(best.statistic): return ["Within an original nothing is defined: in none do a metric and the annotator score both vary."]
+    if np.isnan(best.statistic):
+        return ["Within an original nothing is defined: in none do a metric and the annotator score both vary."]
     name = f"{order[0]} (and {', '.join(alike)}, which agrees equally in every original)" if alike else order[0]
-    lines = [f"Within an original, {name} ranks best: mean {COEFFICIENTS[coefficient]} {_interval_text(best.statistic, *best.interval)} "
-             f"over {best.n} of {best.row['originals']} originals ({best.row['undefined']} undefined)."]
-    if not best.interval.low > 0: lines.append("Its interval does not lie above 0: no agreement with the annotator is shown.")
-    return [*lines, _lead_text(pairs, order[0], next((other for other in order[1:] if other not in alike), None))]
+    value = f"mean {COEFFICIENTS[coefficient]} {_interval_text(best.statistic, *best.interval)}"
+    counts = f"{best.n} of {best.row['originals']} originals ({best.row['undefined']} undefined)"
+    lines = [f"Within an original, {name} ranks best: {value} over {counts}."]
+    if not best.interval.low > 0:
+        lines.append("Its interval does not lie above 0: no agreement with the annotator is shown.")
+    after = next((other for other in order[1:] if other not in alike), None)
+    return [*lines, _lead_text(pairs, order[0], after)]
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #86451a1c
+def _between_text(name, these, like):
+    "The value of one metric between models, with its intervals for these models and for models like these"
+    row = these.loc[name]
+    if np.isnan(row.statistic): return f"{name} undefined"
+    value = _interval_text(row.statistic, row.low, row.high)
+    return f"{name} {value}, for models like these [{like.low[name]:.2f}, {like.high[name]:.2f}]"
 
 def _between_lines(agreed, pairs, coefficient, n_models):
-    "What is true between models: values always, a verdict from 10 models on"
+    "The values between models, and, from 10 models on, a verdict"
     rows = agreed[(agreed.level == "model") & (agreed.coefficient == coefficient)]
     these, like = (rows[rows.facet == facet].set_index("metric") for facet in ("originals", "both"))
     order, _ = _ranked(pairs, these.index)
-    values = "; ".join(f"{name} {_interval_text(*these.loc[name, ['statistic', 'low', 'high']])}, "
-                       f"for models like these [{like.low[name]:.2f}, {like.high[name]:.2f}]" if these.statistic[name] == these.statistic[name]
-                       else f"{name} undefined" for name in order)
+    values = "; ".join(_between_text(name, these, like) for name in order)
     lines = [f"Between models (n={n_models}): {values}."]
     if n_models < 10: return [*lines, "Between models: no verdict below 10 models."]
     if not len(pairs) or np.isnan(these.statistic[order[0]]): return lines
     return [*lines, f"Between models, {order[0]} ranks best. {_lead_text(pairs, order[0], order[1])}"]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #6c131a4b
+# %% ../../nbs/4_analysis/10_reporting.ipynb #296ffb6d
 def verdict(
     scores:pd.DataFrame, # a row a reconstruction, as for `agreement`
-    target:str, # column of the annotator score, in [0, 1], higher = more recognised
+    target:str, # column of the target score, in [0, 1], higher = more recognised
     metrics, # column names of the metrics
     annotator:str, # who annotated, e.g. "panel B (machine), n=3"
     higher_is_leakier:dict=None, # for columns that are no metric of this project
@@ -141,10 +171,12 @@ def verdict(
 )->list: # lines of text
     "What the study shows, and what it does not, in sentences."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    agreed = pd.concat([agreement(scores, target, metrics, higher_is_leakier, level, facet, **settings) for level, facet in
-                        (("original", "originals"), ("model", "originals"), ("model", "both"))])
-    levels = [level for level in ("original", "model") if len(metrics) > 1 and (level == "original" or scores.model.nunique() > 3)]
-    pairs = {level: compare(scores, target, metrics, higher_is_leakier, level, coefficient, **settings) for level in levels}
+    needed = (("original", "originals"), ("model", "originals"), ("model", "both"))
+    agreed = pd.concat([agreement(scores, target, metrics, higher_is_leakier, level, facet, **settings)
+                        for level, facet in needed])
+    levels = ["original", "model"] if scores.model.nunique() > 3 else ["original"]
+    pairs = {level: compare(scores, target, metrics, higher_is_leakier, level, coefficient, **settings)
+             for level in levels if len(metrics) > 1}
     return verdict_of(agreed, pairs, annotator, coefficient)
 
 def verdict_of(
@@ -153,87 +185,52 @@ def verdict_of(
     annotator:str, # who annotated
     coefficient:str="spearman", # in both tables
 )->list: # lines of text
-    "The same from tables that are there already."
+    "The verdict from tables that are already computed."
     first, none = agreed.iloc[0], pd.DataFrame()
-    n = agreed[agreed.level == "image"].n.max() if (agreed.level == "image").any() else None
-    return [f"Annotator: {annotator}. {first.originals} originals, {first.models} models{f', {n} reconstructions' if n else ''}; annotator score: {first.target}. "
-            f"Intervals hold for {FACETS['originals']}, unless they say otherwise.",
-            *_within_lines(agreed, pairs.get("original", none), coefficient), *_between_lines(agreed, pairs.get("model", none), coefficient, first.models)]
+    pooled = agreed[agreed.level == "image"]
+    reconstructions = f", {pooled.n.max()} reconstructions" if len(pooled) else ""
+    counts = f"{first.originals} originals, {first.models} models{reconstructions}"
+    scope = f"Intervals hold for {FACETS['originals']}, unless they say otherwise."
+    return [f"Annotator: {annotator}. {counts}; annotator score: {first.target}. {scope}",
+            *_within_lines(agreed, pairs.get("original", none), coefficient),
+            *_between_lines(agreed, pairs.get("model", none), coefficient, first.models)]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #03ad69bd
-def _sentinel_rows(scores, target, settings):
-    "Agreement of each sentinel that the frame allows"
+# %% ../../nbs/4_analysis/10_reporting.ipynb #cc1c132f
+def _baseline_rows(scores, target, settings):
+    "Agreement of each image-free baseline that the frame allows"
     groups = [group for group in ("label", "model", "original") if group in scores]
-    guesses, found = group_sentinels(scores, target, groups), []
-    for name in guesses:
-        known = scores.assign(**{name: guesses[name]}).dropna(subset=[name])
-        if known.original.nunique() > 2: found.append(agreement(known, target, name, facet="all", **settings).assign(dropped=len(scores) - len(known)))
+    baselines, found = group_sentinels(scores, target, groups), []
+    for name in baselines:
+        known = scores.assign(**{name: baselines[name]}).dropna(subset=[name])
+        if known.original.nunique() < 3: continue
+        agreed = agreement(known, target, name, facet="all", **settings)
+        found.append(agreed.assign(dropped=len(scores) - len(known)))
     return found
 
 def _pairs_at(scores, target, metrics, higher, settings, n_permutations):
-    "All pairs of metrics at each level; for a score of yes or no by the AUC as well"
+    "All pairs of metrics at each level; if the target score is yes or no, by the AUC as well"
     if len(metrics) < 2: return pd.DataFrame()
     levels = [level for level in LEVELS if level != "model" or scores.model.nunique() > 3]
-    yes_or_no = scores[target].isin((0, 1)).all()
-    asked = [(level, "spearman") for level in levels] + [(level, "auc") for level in levels if level != "model" and yes_or_no]
-    return pd.concat([compare(scores, target, metrics, higher, level, coefficient, "all", n_permutations=n_permutations, **settings) for level, coefficient in asked], ignore_index=True)
+    asked = [(level, "spearman") for level in levels]
+    if scores[target].isin((0, 1)).all(): asked += [(level, "auc") for level in levels if level != "model"]
+    settings = settings | dict(facet="all", n_permutations=n_permutations)
+    tables = [compare(scores, target, metrics, higher, level, coefficient, **settings) for level, coefficient in asked]
+    return pd.concat(tables, ignore_index=True)
 
 def _accuracies(scores, target, metrics, higher, n_permutations, settings):
-    "Soft pairwise and tie-calibrated accuracy, where there are enough models and originals"
-    found = {}
-    if scores.model.nunique() > 3: found["soft_pairwise_accuracy"] = soft_pairwise_accuracy(scores, target, metrics, higher, n_permutations, **settings)
-    if scores.original.nunique() >= 10: found["tie_calibrated_accuracy"] = tie_calibrated_accuracy(scores, target, metrics, higher, **settings)
+    "Soft pairwise and tie-calibrated accuracy, if there are enough models and originals"
+    found, about = {}, (scores, target, metrics, higher)
+    if scores.model.nunique() > 3:
+        found["soft_pairwise_accuracy"] = soft_pairwise_accuracy(*about, n_permutations, **settings)
+    if scores.original.nunique() >= 10 and scores.model.nunique() > 1:
+        found["tie_calibrated_accuracy"] = tie_calibrated_accuracy(*about, **settings)
     return found
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #3de8be0b
-@dataclass(frozen=True)
-class AgreementReport:
-    "All that an analysis found."
-    annotator: str # who annotated
-    target: str # the human score
-    scores: pd.DataFrame # the complete rows that were used
-    higher_is_leakier: dict # the metrics and their directions
-    three: dict # metric -> three lines of text, between models
-    verdict: list # sentences
-    left_out: list # sentences about what was not used
-    tables: dict # name -> DataFrame
-
-# %% ../../nbs/4_analysis/10_reporting.ipynb #166a8839
-def report(
-    scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, metrics, human score; `label` and annotators' columns if there are any
-    target:str, # column of the human score, in [0, 1], higher = more recognised
-    metrics, # column names of the metrics
-    annotator:str, # who annotated, e.g. "five people" or "panel B (machine), n=3"
-    higher_is_leakier:dict=None, # for columns that are no metric of this project: True where higher means more leakage
-    annotators=(), # columns of single annotators, three or more for a ceiling; 1 = named the class, 0 = did not
-    left_out=(), # sentences about what was left out before, from `join_annotations`
-    n_resamples:int=2000, # drawn studies
-    n_permutations:int=1000, # of tests between metrics
-    seed:int=0, # of everything
-    confidence:float=.95, # of the intervals, in (0, 1)
-)->AgreementReport:
-    "Analyse a table of scores and human scores in full."
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    check_name("column", target, scores.columns)
-    settings = dict(n_resamples=n_resamples, seed=seed, confidence=confidence)
-    agreed = agreement(scores, target, metrics, higher_is_leakier, facet="all", **settings)
-    lacking = incomplete(scores, [target, *metrics])
-    used = scores.dropna(subset=[target, *metrics])
-    pairs = _pairs_at(used, target, metrics, higher_is_leakier, settings, n_permutations)
-    tables = {"agreement": pd.concat([agreed, *_sentinel_rows(used, target, settings)], ignore_index=True), "models": _model_means(used, target, metrics), "pairs": pairs,
-              "incomplete": lacking, **_accuracies(used, target, metrics, higher_is_leakier, n_permutations, settings)}
-    if len(annotators) > 2: tables["ceiling"] = noise_ceiling(used, annotators, metrics, higher_is_leakier, coefficients=["spearman"], **settings)
-    return AgreementReport(annotator, target, used, directions(metrics, higher_is_leakier), _three(tables["models"], target, metrics),
-                           verdict_of(agreed, _spearman_pairs(pairs), annotator), _left_out(left_out, lacking, agreed, target), tables)
-
-# %% ../../nbs/4_analysis/10_reporting.ipynb #fece9ae6
+# %% ../../nbs/4_analysis/10_reporting.ipynb #0e67a440
 def _model_means(scores, target, metrics):
     "Means and number of reconstructions of each model"
-    return scores.groupby("model")[[target, *metrics]].mean().assign(n=scores.groupby("model").size()).reset_index()
-
-def _three(means, target, metrics):
-    "The three lines of each metric between models"
-    return {name: three_lines(means[name].round(12), means[target].round(12)) for name in metrics}
+    by_model = scores.groupby("model")
+    return by_model[[target, *metrics]].mean().assign(n=by_model.size()).reset_index()
 
 def _spearman_pairs(pairs):
     "level -> comparisons by rho, for other originals"
@@ -244,125 +241,352 @@ def _spearman_pairs(pairs):
 def _left_out(before, lacking, agreed, target):
     "Sentences about what was not used, and what is undefined"
     said = list(before)
-    if len(lacking): said.append(f"{len(lacking)} rows lack a value and were left out for all metrics; they are listed below.")
-    undefined = agreed[(agreed.level == "original") & (agreed.coefficient == "spearman")].groupby("metric").undefined.max()
-    if undefined.max(): said.append(f"Within originals {undefined.max()} of {agreed.originals.max()} have no correlation, since {target!r} or a metric is the same for all their reconstructions; they are skipped.")
+    if len(lacking):
+        said.append(f"{len(lacking)} rows lack a value and were left out for all metrics; they are listed below.")
+    by_rho = agreed[(agreed.level == "original") & (agreed.coefficient == "spearman")]
+    undefined = by_rho.groupby("metric").undefined.max().max()
+    if undefined:
+        why = f"since {target!r} or a metric is the same for all their reconstructions; they are skipped"
+        said.append(f"Within originals {undefined} of {agreed.originals.max()} have no correlation, {why}.")
     lost = agreed[agreed.undefined_resamples > 0]
-    if len(lost): said.append(f"In {len(lost)} rows of the table of agreement some resamples were undefined, {lost.undefined_resamples.max()} of {lost.n_resamples.max()} at most; the table counts them.")
+    if len(lost):
+        most = f"{lost.undefined_resamples.max()} of {lost.n_resamples.max()} at most; the table counts them"
+        said.append(f"In {len(lost)} rows of the table of agreement some resamples were undefined, {most}.")
     return said or ["nothing; every row was used."]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #619ee200
+# %% ../../nbs/4_analysis/10_reporting.ipynb #1ec8dc0f
+@dataclass(frozen=True)
+class AgreementReport:
+    "Everything that an analysis found; `print` shows the verdict, `write` makes the page."
+    annotator: str # who annotated
+    target: str # column of the target score
+    scores: pd.DataFrame # the complete rows that were used
+    higher_is_leakier: dict # the metrics and their directions
+    verdict: list # sentences
+    left_out: list # sentences about what was not used
+    tables: dict # name -> DataFrame
+    page: Path = None # where the report was written, if it was
+
+    @property
+    def agreement(self): return self.tables["agreement"] # how well each metric agrees, at each level, with intervals
+
+    @property
+    def comparison(self): return self.tables["pairs"] # which metric leads over which, with intervals and p-values
+
+    def __str__(self):
+        written = [f"Report: {self.page}"] if self.page else []
+        return "\n".join([*self.verdict, *(f"Left out: {line}" for line in self.left_out), *written])
+
+    def write(self,
+              folder, # where to; made if need be
+             )->Path: # folder/report.html, which needs no other file; tables/*.csv and figures/*.svg are beside it
+        "Write the tables, the figures, and a page that needs neither."
+        return _write_report(self, Path(folder))
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #6c131a4b
+def report(
+    scores:pd.DataFrame, # `model`, `original`, metrics, target score; `label` and annotators' columns if there are any
+    target:str, # column of the target score, in [0, 1], higher = more recognised
+    metrics, # column names of the metrics
+    annotator:str, # who annotated, e.g. "five people" or "panel B (machine), n=3"
+    higher_is_leakier:dict=None, # for columns that are no metric of this project: True where higher means more leakage
+    annotators=(), # columns of single annotators, three or more for a noise ceiling; 1 = named the class, 0 = did not
+    left_out=(), # sentences about what was left out before, from `join_annotations`
+    n_resamples:int=2000, # bootstrap resamples
+    n_permutations:int=1000, # of tests between metrics
+    seed:int=0, # of all random draws
+    confidence:float=.95, # of the intervals, in (0, 1)
+)->AgreementReport:
+    "Analyse how well metrics agree with a target score, in full."
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    check_name("column", target, scores.columns)
+    settings = dict(n_resamples=n_resamples, seed=seed, confidence=confidence)
+    agreed = agreement(scores, target, metrics, higher_is_leakier, facet="all", **settings)
+    lacking = incomplete(scores, [target, *metrics])
+    used, higher = scores.dropna(subset=[target, *metrics]), directions(metrics, higher_is_leakier)
+    tables = _tables(used, target, metrics, higher, agreed, annotators, n_permutations, settings)
+    tables["incomplete"] = lacking
+    said = verdict_of(agreed, _spearman_pairs(tables["pairs"]), annotator)
+    return AgreementReport(annotator, target, used, higher, said, _left_out(left_out, lacking, agreed, target), tables)
+
+def _tables(used, target, metrics, higher, agreed, annotators, n_permutations, settings):
+    "The tables of a report"
+    baselines = _baseline_rows(used, target, settings)
+    tables = {"agreement": pd.concat([agreed, *baselines], ignore_index=True)}
+    tables["models"] = _model_means(used, target, metrics)
+    tables["pairs"] = _pairs_at(used, target, metrics, higher, settings, n_permutations)
+    tables |= _accuracies(used, target, metrics, higher, n_permutations, settings)
+    if len(annotators) > 2:
+        tables["ceiling"] = noise_ceiling(used, annotators, metrics, higher, coefficients=["spearman"], **settings)
+    return tables
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #1d9a624c
+def page_table(
+    columns, # names of the columns; the first is that of the rows
+    rows, # a list for each row: its name, then texts, or dictionaries with `value`, `interval` and `n`
+    caption:str="", # above the table
+    notes=(), # a short text below each column's name; empty for none
+    correlations:bool=False, # True for the narrower style of a table of correlations
+)->dict: # what the template shows
+    "A table for a page."
+    notes = notes or [""] * len(columns)
+    columns = [dict(name=name, note=note) for name, note in zip(columns, notes)]
+    return dict(caption=caption, columns=columns, rows=rows, correlations=correlations)
+
 def _text(value):
     "A cell as text"
     if isinstance(value, str): return value
     if value is None or value is pd.NA or value != value: return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-def _html_table(frame, caption=""):
-    "A frame as what the template shows"
-    return dict(caption=caption, columns=list(frame), rows=[[_text(cell) for cell in row] for row in frame.itertuples(index=False)])
+def _frame_table(frame, caption=""):
+    "A frame as a table for a page"
+    rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
+    return page_table(list(frame), rows, caption)
 
-def _with_intervals(rows):
-    "value [low, high] of a row for each facet, as texts"
-    return {meaning: _interval_text(*rows.loc[facet, ["statistic", "low", "high"]]).partition(" ")[2] or "none" for facet, meaning in FACETS.items() if facet in rows.index and facet != "models"}
+# %% ../../nbs/4_analysis/10_reporting.ipynb #619ee200
+def page_part(
+    name:str, # of the data set, or what the sections are about
+    verdict, # lines of text
+    facts, # (number as text, what it counts) for the head of the page
+    agreement, # tables of agreement
+    figures, # of single metrics, from `figure_uri`
+    number:int=1, # of the part on its page
+    **optional, # other sections, named below
+)->dict: # what the template shows
+    "The sections of a page about one data set."
+    part = dict(id=f"data-{number}", name=name, verdict=verdict, facts=facts, agreement=agreement, figures=figures)
+    nothing = dict.fromkeys(("grid", "models", "classes", "ceiling"))
+    nothing |= {"baselines": False} | dict.fromkeys(_LISTS, ())
+    for section in optional: check_name("section", section, nothing)
+    return part | nothing | optional
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #1cd5edf4
-def _level_table(agreed, level):
-    "One level of the agreement table"
-    at = agreed[agreed.level == level]
-    order = at[(at.coefficient == "spearman") & (at.facet == "originals")].sort_values("statistic", ascending=False, kind="stable").metric.tolist()
-    order.sort(key=lambda name: name.startswith("sentinel"))
-    rows = []
-    for name in order:
-        row = {"metric": name}
-        for coefficient in ("spearman", "auc"):
-            own = at[(at.metric == name) & (at.coefficient == coefficient)].set_index("facet")
-            if own.empty: continue # AUC stands only where every score of the rows that count is yes or no
-            row |= {COEFFICIENTS[coefficient]: own.statistic.iloc[0]} | {f"{meaning}{' ' * (coefficient == 'auc')}": text for meaning, text in _with_intervals(own).items()}
-            n = own.n.iloc[0]
-        rows.append(row | {"n": n})
-    table = pd.DataFrame(rows)
-    return _html_table(table[[*table.columns.drop("n"), "n"]], LEVELS[level])
+_LISTS = ("warnings", "notes", "forests", "folded", "comparisons", "survivors", "accuracies") # sections that are lists
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #1732c805
+def render_page(
+    title:str, # of the browser's window
+    question:str, # the heading that the page answers
+    subtitle:str, # below the heading: who annotated what
+    parts, # from `page_part`
+    by_data:dict=None, # a table across all data sets
+    missing=(), # (task, reason) of what is missing
+    left_out=(), # sentences about what was not used
+    incomplete:dict=None, # a table of rows that lack a value
+    run:dict=None, # command, settings, and versions of what was run
+    files=(), # (name, link, note) of each file beside the page
+)->str: # HTML
+    "Fill the template of all reports."
+    import jinja2
+    settings = dict(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = jinja2.Environment(loader=jinja2.PackageLoader("semsim"), **settings).get_template("page.html")
+    return template.render(
+        title=title, question=question, subtitle=subtitle, parts=parts, by_data=by_data, missing=missing,
+        left_out=left_out, incomplete=incomplete, run=run, files=files,
+        facets=list(FACETS.items()), baselines=any(part["baselines"] for part in parts),
+    )
+
+def write_page(
+    html:str, # from `render_page`
+    path, # where to
+)->Path: # the same path
+    "Write a page, whole or not at all."
+    with atomic_path(path) as temporary: temporary.write_text(html, encoding="utf-8", errors="replace")
+    return Path(path)
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #2735e32e
+def _with_intervals(rows, suffix):
+    "The intervals of a metric for a page, by what they mean"
+    facets = [facet for facet in FACETS if facet in rows.index and facet != "models"]
+    texts = [_interval_text(*rows.loc[facet, ["statistic", "low", "high"]]).partition(" ")[2] for facet in facets]
+    return {FACETS[facet] + suffix: text or "none" for facet, text in zip(facets, texts)}
+
+def _level_row(at, name):
+    "A metric's row in the table of one level"
+    row, n = {"metric": name}, None
+    for coefficient, suffix in (("spearman", ""), ("auc", " ")): # the suffix keeps the names of columns apart
+        own = at[(at.metric == name) & (at.coefficient == coefficient)].set_index("facet")
+        if own.empty: continue # there is an AUC only if every target score is yes or no
+        row |= {COEFFICIENTS[coefficient]: own.statistic.iloc[0]} | _with_intervals(own, suffix)
+        n = own.n.iloc[0]
+    return row | {"n": n}
+
+def _level_table(agreed, level):
+    "One level of the table of agreement, best metric first, baselines last"
+    at = agreed[agreed.level == level]
+    by_rho = at[(at.coefficient == "spearman") & (at.facet == "originals")]
+    order = by_rho.sort_values("statistic", ascending=False, kind="stable").metric.tolist()
+    order.sort(key=lambda name: name.startswith("sentinel"))
+    table = pd.DataFrame([_level_row(at, name) for name in order])
+    return _frame_table(table[[*table.columns.drop("n"), "n"]], LEVELS[level])
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #dd4021fe
+def _lead_over_next(pairs, metric, after):
+    "A lead for a cell: without the words that the column's name says"
+    return "" if after is None else _lead_text(pairs, metric, after).removeprefix("Its lead over the next, ")
+
 def _comparison_table(pairs, level):
     "Metrics of one level in clusters, each with its lead over the next"
     rows = pairs[(pairs.level == level) & (pairs.coefficient == "spearman") & (pairs.facet == "originals")]
     ranked = clusters(rows)
-    leads = [_lead_text(rows, ahead, after) for ahead, after in zip(ranked.metric, [*ranked.metric[1:], None])]
-    said = ["" if lead.startswith("There is no other") else lead.removeprefix("Its lead over the next, ") for lead in leads]
-    return _html_table(ranked.assign(statistic=ranked.statistic.astype(float)).rename(columns={"statistic": COEFFICIENTS["spearman"]}).assign(**{"lead over the next": said}), LEVELS[level])
+    leads = [_lead_over_next(rows, metric, after) for metric, after in zip(ranked.metric, [*ranked.metric[1:], None])]
+    ranked = ranked.assign(statistic=ranked.statistic.astype(float), **{"lead over the next": leads})
+    return _frame_table(ranked.rename(columns={"statistic": COEFFICIENTS["spearman"]}), LEVELS[level])
 
-def _short_ceiling(table):
-    "The ceiling for the page"
+def _ceiling_table(table):
+    "The noise ceiling for the page"
     columns = ["metric", "level", "statistic", "low", "high", "of_ceiling", "reliability", "disattenuated", "n"]
-    return _html_table(table[columns].assign(level=table.level.map(LEVELS)).rename(columns={"statistic": COEFFICIENTS["spearman"], "of_ceiling": "share of the ceiling"}))
+    names = {"statistic": COEFFICIENTS["spearman"], "of_ceiling": "share of the noise ceiling"}
+    return _frame_table(table[columns].assign(level=table.level.map(LEVELS)).rename(columns=names))
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #dd4021fe
-def _figures(found):
-    "name -> (alternative text, size in inches, function of an axes)"
-    agreed, pairs = found.tables["agreement"], found.tables["pairs"]
-    scores, target, higher, who = found.scores, found.target, found.higher_is_leakier, textwrap.fill(found.annotator, 60)
-    made = {f"forest_{level}": (f"Forest plot, {name}", (6.4, 2.2 + .42 * agreed.metric.nunique()), lambda ax, level=level: plot_forest(agreed, who, level, ax=ax))
-            for level, name in LEVELS.items()}
-    for level in LEVELS if len(pairs) else ():
-        tables = dict(list(pairs[(pairs.level == level) & (pairs.coefficient == "spearman")].groupby("facet")))
-        if tables: made[f"survivors_{level}"] = (f"Differences that survive, {LEVELS[level]}", (6.8, 2 + .34 * len(tables["originals"])),
-                                                 lambda ax, tables=tables: plot_survivors(tables, who, ax=ax))
-    for name in higher:
-        made[f"scatter_{name}"] = (f"Scatter plot of the models: {name} against {target}", (6.2, 4.2), lambda ax, name=name: plot_agreement_scatter(scores, target, name, who, higher, ax=ax))
-        made[f"reliability_{name}"] = (f"Share recognised in bins of {name}", (5.4, 3.9), lambda ax, name=name: plot_recognition_by_bin(recognition_by_bin(scores, target, name, higher), who, ax=ax))
-    if len(higher) > 1:
-        made["metric_matrix"] = ("Correlations of the metrics with each other", (2.6 + .55 * len(higher), 2 + .5 * len(higher)), lambda ax: plot_metric_matrix(scores, list(higher), ax=ax))
-    if (pairs.level == "model").any() if len(pairs) else False:
-        first, second = clusters(pairs[(pairs.level == "model") & (pairs.facet == "originals")]).metric[:2]
-        made["models_needed"] = (f"How many models tell {first} from {second}", (6, 4), lambda ax: plot_models_needed(models_needed(scores, target, first, second, higher), who, ax=ax))
-    return made
+def _accuracy_tables(tables):
+    "The accuracies for the page"
+    columns = ["metric", "statistic", "low", "high", "chance", "n", "estimand"]
+    return [_frame_table(tables[name][columns], name.replace("_", " ")) for name in tables if name.endswith("accuracy")]
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #6410347a
-def render_page(
-    template:str, # name of a template of the package
-    **values, # what it shows
-)->str: # HTML
-    "Fill a template."
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("semsim"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(template).render(**values)
+def _draw_recognition(scores, target, metric, higher, annotator, ax):
+    "Draw the share recognised by bin"
+    plot_recognition_by_bin(recognition_by_bin(scores, target, metric, higher), annotator, ax=ax)
+
+def _level_figures(found):
+    "name -> figure, for each level"
+    agreed, pairs, who, drawn = found.agreement, found.comparison, found.annotator, {}
+    for level, name in LEVELS.items():
+        size = 6.4, 2.2 + .42 * agreed.metric.nunique()
+        drawn[f"forest_{level}"] = figure_uri(plot_forest, f"Forest plot, {name}", size, agreed, who, level)
+    for level, name in LEVELS.items() if len(pairs) else ():
+        tables = dict(list(pairs[(pairs.level == level) & (pairs.coefficient == "spearman")].groupby("facet")))
+        if not tables: continue
+        size = 6.8, 2 + .34 * len(tables["originals"])
+        drawn[f"survivors_{level}"] = figure_uri(plot_survivors, f"Differences that survive, {name}", size, tables, who)
+    return drawn
+
+def _metric_figures(found):
+    "name -> figure, for each metric, and one for all"
+    scores, target, higher, who = found.scores, found.target, found.higher_is_leakier, found.annotator
+    drawn = {}
+    for name in higher:
+        alt = f"Scatter plot of the models: {name} against {target}"
+        about = scores, target, name, who, higher
+        drawn[f"scatter_{name}"] = figure_uri(plot_agreement_scatter, alt, (6.2, 4.2), *about)
+        alt = f"Share recognised in bins of {name}"
+        drawn[f"recognition_{name}"] = figure_uri(_draw_recognition, alt, (5.4, 3.9), scores, target, name, higher, who)
+    if len(higher) > 1:
+        size = 2.6 + .55 * len(higher), 2 + .5 * len(higher)
+        alt = "Correlations of the metrics with each other"
+        drawn["metric_matrix"] = figure_uri(plot_metric_matrix, alt, size, scores, list(higher))
+    return drawn
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #2bd99bdd
 def _facts(found):
     "Large numbers for the head of the page"
     scores = found.scores
-    return [(f"{scores[found.target].mean():.0%}", "recognised, mean"), (len(scores), "reconstructions"), (scores.original.nunique(), "originals"), (scores.model.nunique(), "models")]
+    recognised = f"{scores[found.target].mean():.0%}"
+    return [(recognised, "recognised, mean"), (len(scores), "reconstructions"),
+            (scores.original.nunique(), "originals"), (scores.model.nunique(), "models")]
 
-def _page(found, drawn):
-    "The report as HTML"
-    tables, pairs = found.tables, found.tables["pairs"]
-    agreed = tables["agreement"]
-    notes = agreed[(agreed.note != "") & (agreed.coefficient == "spearman") & (agreed.facet == "originals")]
-    accuracies = [_html_table(tables[name][["metric", "statistic", "low", "high", "chance", "n", "estimand"]], name.replace("_", " ")) for name in tables if name.endswith("accuracy")]
-    return render_page("analysis.html",
-        target=found.target, annotator=found.annotator, verdict=found.verdict, facts=_facts(found), facets=[(name, meaning) for name, meaning in FACETS.items()],
-        n_models=found.scores.model.nunique(), three=list(found.three.items()), levels=[_level_table(agreed, level) for level in ("original", "model", "image")],
-        notes=[f"{row.metric}, {LEVELS[row.level]}: {row.note}." for row in notes.itertuples()], forests=[one for name, one in drawn.items() if name.startswith("forest")],
-        comparisons=[_comparison_table(pairs, level) for level in ("original", "model", "image") if len(pairs) and (pairs.level == level).any()],
-        survivors=[one for name, one in drawn.items() if name.startswith("survivors")], ceiling=_short_ceiling(tables["ceiling"]) if "ceiling" in tables else None, accuracies=accuracies,
-        figures=[one for name, one in drawn.items() if not name.startswith(("forest", "survivors"))], left_out=found.left_out,
-        incomplete=_html_table(tables["incomplete"][:50], "rows that lack a value (the first 50)") if len(tables["incomplete"]) else None,
-        tables=[(f"{name}.csv", f"tables/{name}.csv") for name, table in tables.items() if len(table)])
+def _notes(agreed):
+    "Sentences for what is absent from the table of agreement"
+    noted = agreed[(agreed.note != "") & (agreed.coefficient == "spearman") & (agreed.facet == "originals")]
+    return [f"{row.metric}, {LEVELS[row.level]}: {row.note}." for row in noted.itertuples()]
+
+def _named(drawn, start):
+    "The figures whose name begins like this"
+    return [figure for name, figure in drawn.items() if name.startswith(start)]
+
+def _analysis_part(found, level_figures, metric_figures):
+    "The sections of the page of an analysis"
+    tables, pairs, levels = found.tables, found.comparison, ("original", "model", "image")
+    compared = [level for level in levels if len(pairs) and (pairs.level == level).any()]
+    return page_part(
+        "Results", found.verdict, _facts(found),
+        agreement=[_level_table(found.agreement, level) for level in levels], figures=list(metric_figures.values()),
+        baselines=found.agreement.metric.str.startswith("sentinel").any(), notes=_notes(found.agreement),
+        forests=_named(level_figures, "forest"), survivors=_named(level_figures, "survivors"),
+        comparisons=[_comparison_table(pairs, level) for level in compared],
+        ceiling=_ceiling_table(tables["ceiling"]) if "ceiling" in tables else None, accuracies=_accuracy_tables(tables),
+    )
+
+def _analysis_page(found, level_figures, metric_figures):
+    "The page of an analysis as HTML"
+    lacking = found.tables["incomplete"]
+    return render_page(
+        f"semsim analysis: {found.target}", "Which metric agrees with the annotators?",
+        f"semsim analysis. Annotator: {found.annotator}. Annotator score: {found.target}.",
+        [_analysis_part(found, level_figures, metric_figures)], left_out=found.left_out,
+        incomplete=_frame_table(lacking[:50], "rows that lack a value (the first 50)") if len(lacking) else None,
+        files=[(f"{name}.csv", f"tables/{name}.csv", "") for name, table in found.tables.items() if len(table)],
+    )
 
 # %% ../../nbs/4_analysis/10_reporting.ipynb #e4da11d4
-def write_agreement_report(
-    found:AgreementReport, # from `report`
-    folder, # where to; made if need be
-)->Path: # folder/report.html, which holds all that it shows; tables/*.csv and figures/*.svg lie beside it
-    "Write a report: tables, figures, and a page that needs neither."
-    folder, figures = Path(folder), _figures(found)
+def _write_report(found, folder):
+    "Write tables, figures and page of an analysis; returns the page's path"
     for name, table in found.tables.items():
         if len(table): write_table(table, folder/"tables"/f"{name}.csv")
-    drawn = {name: figure_uri(lambda *_, ax, plot=plot: plot(ax), alt, size) for name, (alt, size, plot) in figures.items()}
-    for name, one in drawn.items():
-        if not one["uri"]: continue
-        with atomic_path(folder/"figures"/f"{name.replace('/', '-')}.svg") as temporary: temporary.write_bytes(base64.b64decode(one["uri"].partition(",")[2]))
-    page = folder/"report.html"
-    with atomic_path(page) as temporary: temporary.write_text(_page(found, drawn), encoding="utf-8", errors="replace")
-    return page
+    level_figures, metric_figures = _level_figures(found), _metric_figures(found)
+    for name, figure in (level_figures | metric_figures).items():
+        if not figure["uri"]: continue
+        svg = base64.b64decode(figure["uri"].partition(",")[2])
+        with atomic_path(folder/"figures"/f"{name.replace('/', '-')}.svg") as temporary: temporary.write_bytes(svg)
+    return write_page(_analysis_page(found, level_figures, metric_figures), folder/"report.html")
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #94169fdc
+_NO_METRIC = {"model", "original", "label", "id", "seed", "fold", "arch", "variant", "image"} # even if they are numbers
+
+def _single_annotators(table):
+    "The columns of single annotators"
+    return [name for name in table if name.startswith(("right_", "answer_"))]
+
+def _metric_columns(table, not_metrics):
+    "The columns of numbers that can be metrics"
+    numbers = table.select_dtypes("number").columns
+    return [name for name in numbers if name not in _NO_METRIC and name not in not_metrics]
+
+def _target_column(table, asked):
+    "The column of the target score: the one asked for, or the only one that there is"
+    if asked: return check_name("target score", asked, table.columns)
+    numbers = table.select_dtypes(["number", "bool"]).drop(columns=_single_annotators(table), errors="ignore")
+    in_range = numbers.astype(float).apply(lambda column: column.dropna().between(0, 1).all())
+    shares = [name for name in numbers if name not in _NO_METRIC and in_range[name]]
+    if len(shares) == 1: return shares[0]
+    found = ", ".join(shares) or "the annotations have no column of shares from 0 to 1"
+    raise InputError(f"name the column of the target score (--target on the command line): {found}")
+
+def _only_rows(table, conditions):
+    "The rows of a table for which every `COLUMN=VALUE` holds"
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not equals: raise InputError(f"--only {condition}: expected COLUMN=VALUE")
+        table = table[table[check_name("column", name, table.columns)].astype(str) == value]
+        if not len(table): raise InputError(f"--only {condition}: no row is left")
+    return table
+
+# %% ../../nbs/4_analysis/10_reporting.ipynb #16d22aa3
+def analyse_files(
+    scores, # table (.csv, .parquet): model, original, a column for each metric
+    annotations=None, # table: model, original, target scores; or item, annotator, answer; None if `scores` holds them
+    target:str="", # column of the target score; not needed if there is only one
+    metrics=(), # columns of the metrics; without them every column of numbers in `scores`
+    higher=(), # metrics that are higher where more leaked; needed for metrics that are not of this project
+    lower=(), # metrics that are lower where more leaked
+    annotator:str="", # who annotated, e.g. "five people"; the name of the file if not given
+    only=(), # "COLUMN=VALUE": use only rows with this value
+    out=None, # folder for the page, tables and figures; None to write nothing
+    n_resamples:int=2000, # bootstrap resamples
+    seed:int=0, # of all random draws
+)->AgreementReport:
+    "Analyse a table of scores and a table of annotations, and write the report."
+    table, left_out = read_table(scores), []
+    not_metrics = []
+    if annotations is None: not_metrics = [target, *_single_annotators(table)]
+    metrics = list(metrics or _metric_columns(table, not_metrics))
+    joined = _keyed(table, "scores")
+    if annotations is not None: joined, left_out = join_annotations(table, read_table(annotations))
+    joined = _only_rows(joined, only)
+    target = _target_column(joined.drop(columns=metrics, errors="ignore"), target)
+    told = dict.fromkeys(higher, True) | dict.fromkeys(lower, False)
+    people = [name for name in joined if name.startswith("right_")]
+    who = annotator or f"annotators of {Path(annotations or scores).name}"
+    found = report(joined, target, metrics, who, told, people, left_out, n_resamples, seed=seed)
+    return replace(found, page=found.write(out)) if out is not None else found

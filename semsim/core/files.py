@@ -170,3 +170,23 @@ def show_images(images:Tensor, # (B,C,H,W) in [0,1]
     figure.tight_layout(pad=0.3)
     plt.close(figure) # the caller shows it, once
     return figure
+
+# %% ../../nbs/0_core/02_files.ipynb #194680f9
+import base64
+import io
+
+# %% ../../nbs/0_core/02_files.ipynb #2ca2d981
+def data_uri(
+    content:bytes, # of a file
+    media_type:str, # such as "image/svg+xml"
+)->str: # data:media_type;base64,…
+    "The content of a file as a data URI."
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+def image_uri(
+    image:Tensor, # (C,H,W) in [0,1]
+)->str: # data:image/png;base64,…
+    "An image as the data URI of a PNG."
+    png = io.BytesIO()
+    to_pil(image).save(png, format="png")
+    return data_uri(png.getvalue(), "image/png")

@@ -6,43 +6,47 @@
 __all__ = []
 
 # %% ../../nbs/5_study/04_report.ipynb #f1c2c8db
-import io
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import torch
 
-from ..core.files import atomic_path, to_pil
+from ..core.files import image_uri
 from ..core.weights import file_hash
 from ..analysis.correlation import COEFFICIENTS, STATISTICS
-from ..analysis.agreement_figures import data_uri, figure_uri, plot_agreement_scatter, plot_forest
-from ..analysis.reporting import render_page
+from ..analysis.agreement_figures import figure_uri, plot_agreement_scatter, plot_forest
+from ..analysis.reporting import page_part, page_table, render_page, write_page
 from .settings import study_text
 
 # %% ../../nbs/5_study/04_report.ipynb #e8f98e95
-def _picture(image):
-    "An image (C,H,W) as the data URI of a PNG"
-    written = io.BytesIO()
-    to_pil(image).save(written, format="png")
-    return data_uri(written.getvalue(), "image/png")
-
-# %% ../../nbs/5_study/04_report.ipynb #2d6d6b98
-_LEVELS = {"original": ("within an original", "originals"), "model": ("between models", "models"), "image": ("all pooled", "images")}
+_LEVELS = { # name, and what its points are
+    "original": ("within originals", "originals"),
+    "model": ("between models", "models"),
+    "image": ("all pooled", "images"),
+}
 
 def _forests(results):
     "A forest plot for each level"
     size = 5.6, 2.4 + .5 * results.agreement.metric.nunique()
-    return [figure_uri(plot_forest, f"Forest plot of Spearman correlations {name}, with {results.annotator}", size, results.agreement, results.annotator, level=level)
-            for level, (name, _) in _LEVELS.items()]
+    about = results.agreement, results.annotator
+    alt = f"Forest plot of Spearman correlations {{}}, with {results.annotator}".format
+    return [figure_uri(plot_forest, alt(name), size, *about, level=level) for level, (name, _) in _LEVELS.items()]
+
+def _draw_scatter(*args, **settings):
+    "Draw a scatter plot whose axis ends where shares end"
+    plot_agreement_scatter(*args, **settings).set_ylim(-.05, 1.15)
 
 def _scatters(results):
     "A scatter plot of the models for each metric"
-    def scatter(*args, **settings): plot_agreement_scatter(*args, **settings).set_ylim(-.05, 1.15)
     frame = results.models.rename_axis("model").reset_index().assign(original="all")
-    return [figure_uri(scatter, f"Scatter plot of the models: {name} against the share recognised by {results.annotator}", (5.2, 4),
-                       frame, "recognised", name, results.annotator, results.higher_is_leakier, unit="dB" if name == "psnr" else "")
-            for name in frame.columns if name in results.higher_is_leakier]
+    drawn = []
+    for name in frame.columns:
+        if name not in results.higher_is_leakier: continue
+        alt = f"Scatter plot of the models: {name} against the share recognised by {results.annotator}"
+        about = frame, "recognised", name, results.annotator, results.higher_is_leakier
+        drawn.append(figure_uri(_draw_scatter, alt, (5.2, 4), *about, unit="dB" if name == "psnr" else ""))
+    return drawn
 
 # %% ../../nbs/5_study/04_report.ipynb #340e7941
 def _numbers(column):
@@ -57,46 +61,57 @@ def _ranked(results):
     return results.models.sort_values("recognised", ascending=False, kind="stable")
 
 def _models(results):
-    "Columns and rows of the table of models"
+    "The table of models for the page"
     frame = _ranked(results).select_dtypes("number")
     names = ["accuracy", "recognised", *frame.columns.drop(["accuracy", "recognised"])]
     said = {name: f"{'higher' if higher else 'lower'} = leakier" for name, higher in results.higher_is_leakier.items()}
-    rows = zip(frame.index, zip(*(_numbers(frame[name]) for name in names)))
-    return dict(columns=[dict(name=name, direction=said.get(name, "")) for name in names],
-                rows=[dict(name=name, cells=cells) for name, cells in rows])
+    rows = [list(row) for row in zip(frame.index, *(_numbers(frame[name]) for name in names))]
+    return page_table(["model", *names], rows, notes=["", *(said.get(name, "") for name in names)])
 
 # %% ../../nbs/5_study/04_report.ipynb #91818918
 def _correlation(rows):
-    "A cell of the correlation table, from the rows of one metric and level: one, or none"
+    "A cell of the correlation table, from the rows of one metric and level: one row, or none"
     if not len(rows): return dict(value="–", interval="", n="")
     row = rows.iloc[0]
     if np.isnan(row.statistic): return dict(value="undefined", interval="", n=f"n {row.n}")
     interval = "no interval" if np.isnan(row.low) else f"[{row.low:.2f}, {row.high:.2f}]"
     return dict(value=f"{row.statistic:.2f}", interval=interval, n=f"n {row.n}")
 
-def _correlation_rows(agreement, coefficient):
-    "Rows of the correlation table of one coefficient, the best within an original first"
+def _correlation_table(agreement, coefficient):
+    "The correlations of one coefficient at all levels, the best within originals first"
     table = agreement[(agreement.coefficient == coefficient) & (agreement.facet == "originals")]
     best = table[table.level == "original"].set_index("metric").statistic
     names = sorted(table.metric.unique(), key=lambda name: -np.nan_to_num(best.get(name, -2), nan=-2))
-    return [dict(metric=name, cells=[_correlation(table[(table.metric == name) & (table.level == level)]) for level in _LEVELS]) for name in names]
+    rows = [[name, *(_correlation(table[(table.metric == name) & (table.level == level)]) for level in _LEVELS)]
+            for name in names]
+    levels, points = zip(*_LEVELS.values())
+    notes = ["", *(f"n: {counted}" for counted in points)]
+    return page_table(["metric", *levels], rows, COEFFICIENTS[coefficient], notes, correlations=True)
 
 # %% ../../nbs/5_study/04_report.ipynb #e234d390
 def _notes(agreement):
     "Sentences for what is absent from the table"
-    noted = agreement[(agreement.coefficient == "spearman") & (agreement.facet == "originals") & (agreement.note != "")]
-    return [f"{', '.join(rows.metric)}, {_LEVELS[level][0]}: {note}." for (level, note), rows in noted.groupby(["level", "note"])]
+    rows = agreement[(agreement.coefficient == "spearman") & (agreement.facet == "originals")]
+    noted = rows[rows.note != ""].groupby(["level", "note"])
+    return [f"{', '.join(same.metric)}, {_LEVELS[level][0]}: {note}." for (level, note), same in noted]
 
 # %% ../../nbs/5_study/04_report.ipynb #8edd1533
 def _original_cell(split, row, classes):
     "An original in the grid"
     name = classes[split.labels[row]]
-    return dict(uri=_picture(split.images[row]), alt=f"original {split.ids[row]}, class {name}", under=name, recognised=False)
+    alt = f"original {split.ids[row]}, class {name}"
+    return dict(uri=image_uri(split.images[row]), alt=alt, under=name, recognised=False)
 
 def _reconstruction_cell(image, share, alt):
     "A reconstruction in the grid; `share` of the annotators named its class"
     said = "unknown" if np.isnan(share) else f"{share:.0%}"
-    return dict(uri=_picture(image), alt=f"{alt}: recognised {said}", under=said, recognised=bool(share >= .5))
+    return dict(uri=image_uri(image), alt=f"{alt}: recognised {said}", under=said, recognised=bool(share >= .5))
+
+def _cell_of(results, shares, model, row):
+    "The reconstruction of one original from one model, in the grid"
+    original = results.originals.ids[row]
+    image, share = results.reconstructions[model][row], shares.get((model, str(original)), np.nan)
+    return _reconstruction_cell(image, share, f"{model}, original {original}")
 
 def _grid(results, count=12):
     "The rows of the grid of images"
@@ -105,65 +120,94 @@ def _grid(results, count=12):
     shares = results.scores.set_index(["model", results.scores.original.astype(str)]).recognised
     rows = [dict(name="original", cells=[_original_cell(split, row, results.classes) for row in steps])]
     for model in _ranked(results).index.intersection(results.reconstructions, sort=False):
-        cells = [_reconstruction_cell(results.reconstructions[model][row], shares.get((model, str(split.ids[row])), np.nan),
-                                      f"{model}, original {split.ids[row]}") for row in steps]
+        cells = [_cell_of(results, shares, model, row) for row in steps]
         rows.append(dict(name=model, cells=cells))
-    return dict(rows=rows, count=len(steps), total=len(split), pixels=split.images.shape[-1] <= 64)
+    enlarged = split.images.shape[-1] <= 64 # by the browser, unsmoothed
+    return dict(rows=rows, count=len(steps), total=len(split), pixels=enlarged)
 
 # %% ../../nbs/5_study/04_report.ipynb #a385651a
+def _about_recognition(share):
+    "A warning if the annotator score cannot order anything"
+    if share.isna().all(): return ["There is no annotator score at all."]
+    if share.max() == 0:
+        return [f"Nothing was recognised: in none of {len(share)} reconstructions was the class named."]
+    if share.min() == share.max():
+        return [f"All {len(share)} reconstructions were recognised alike: their share is {share.max():.0%}."]
+    return []
+
 def _warnings(results):
     "What a reader must know before the verdict"
-    share, said = results.scores.recognised, []
-    if share.isna().all(): said.append("There is no annotator score at all.")
-    elif share.max() == 0: said.append(f"Nothing was recognised: in none of {len(share)} reconstructions was the class named.")
-    elif share.min() == share.max(): said.append(f"All {len(share)} reconstructions were recognised alike: their share is {share.max():.0%}.")
-    if results.agreement.statistic.isna().all(): said.append("No correlation is defined, so no metric can be recommended.")
+    said = _about_recognition(results.scores.recognised)
+    if results.agreement.statistic.isna().all():
+        said.append("No correlation is defined, so no metric can be recommended.")
     return said
 
 # %% ../../nbs/5_study/04_report.ipynb #16fa9f2e
+def _within(agreement):
+    "Spearman's correlations within originals, for other originals"
+    rows = agreement[(agreement.coefficient == "spearman") & (agreement.facet == "originals")]
+    return rows[rows.level == "original"]
+
 def _by_data(parts):
-    "Columns and rows of the table of all data sets, in the order of the metrics"
-    tables = [part.agreement[(part.agreement.coefficient == "spearman") & (part.agreement.facet == "originals") & (part.agreement.level == "original")] for part in parts]
+    "The table of all data sets, metrics in their order; None if there is one data set only"
+    if len(parts) < 2: return None
+    tables = [_within(part.agreement) for part in parts]
     names = list(dict.fromkeys(name for table in tables for name in table.metric))
-    columns = [dict(name=part.name, said=f"{part.scores.model.nunique()} models, {part.scores.original.nunique()} originals; {part.annotator}") for part in parts]
-    return dict(columns=columns, rows=[dict(metric=name, cells=[_correlation(table[table.metric == name]) for table in tables]) for name in names] if len(parts) > 1 else [])
+    rows = [[name, *(_correlation(table[table.metric == name]) for table in tables)] for name in names]
+    sizes = [f"{part.scores.model.nunique()} models, {part.scores.original.nunique()} originals" for part in parts]
+    notes = ["", *(f"{size}; {part.annotator}" for size, part in zip(sizes, parts))]
+    columns = ["metric", *(part.name for part in parts)]
+    return page_table(columns, rows, "Agreement by data set", notes, correlations=True)
 
 # %% ../../nbs/5_study/04_report.ipynb #553bcb65
+def _listed(folder):
+    "The files of a study, each with the start of its hash, and the folders of reconstructions"
+    settings = [folder/name for name in ("study.yaml", "study.json", "manifest.jsonl")]
+    for path in [*sorted(folder.glob("tables/*.*")), *filter(Path.exists, settings)]:
+        status = path.stat()
+        yield path, file_hash(path, (status.st_mtime_ns, status.st_size))[:16]
+    for path in sorted(folder.glob("reconstructions/*")): yield path, "a folder for each model"
+
 def _files(folder):
     "Names, relative links and hashes of the study's files"
     folder = Path(folder)
-    files = [*sorted(folder.glob("tables/*.*")), *(folder/name for name in ("study.yaml", "study.json", "manifest.jsonl") if (folder/name).exists())]
-    found = [(path, file_hash(path, (path.stat().st_mtime_ns, path.stat().st_size))[:16]) for path in files] + [(path, "a folder for each model") for path in sorted(folder.glob("reconstructions/*"))]
-    return [(path.relative_to(folder).as_posix(), f"../{quote(path.relative_to(folder).as_posix())}", said) for path, said in found]
+    named = [(path.relative_to(folder).as_posix(), said) for path, said in _listed(folder)]
+    return [(name, f"../{quote(name)}", said) for name, said in named]
 
 # %% ../../nbs/5_study/04_report.ipynb #1c44f2c2
 def _facts(results):
     "Large numbers for the head of the page, each with what it counts"
     scores = results.scores
-    return [("–" if scores.recognised.isna().all() else f"{scores.recognised.mean():.0%}", "recognised, mean share"),
-            (len(scores), "reconstructions"), (scores.original.nunique(), "originals"), (scores.model.nunique(), "models"),
+    share = "–" if scores.recognised.isna().all() else f"{scores.recognised.mean():.0%}"
+    return [(share, "recognised, mean share"), (len(scores), "reconstructions"),
+            (scores.original.nunique(), "originals"), (scores.model.nunique(), "models"),
             (len(results.classes), "classes")]
 
 def _part(results, number):
     "What the page shows of one data set"
-    return dict(id=f"data-{number}", name=results.name, annotator=results.annotator, verdict=results.verdict,
-        warnings=_warnings(results), facts=_facts(results), grid=_grid(results), models=_models(results), classes=len(results.classes),
-        correlations=[(COEFFICIENTS[name], _correlation_rows(results.agreement, name)) for name in STATISTICS],
-        notes=_notes(results.agreement), forests=_forests(results), scatters=_scatters(results))
+    first, *others = [(COEFFICIENTS[name], _correlation_table(results.agreement, name)) for name in STATISTICS]
+    return page_part(
+        results.name, results.verdict, _facts(results), agreement=[first[1]], folded=others, number=number,
+        figures=_scatters(results), forests=_forests(results), notes=_notes(results.agreement),
+        warnings=_warnings(results), grid=_grid(results), models=_models(results), classes=len(results.classes),
+    )
 
 def _page(results, folder):
-    "The report as HTML"
-    return render_page("report.html", name=results.study.name, parts=[_part(part, number) for number, part in enumerate(results.parts, 1)], by_data=_by_data(results.parts),
-        missing=list(results.missing.items()), command=results.command, settings=study_text(results.study),
-        levels=[dict(name=name, said=f"n: {points}") for name, points in _LEVELS.values()],
-        listed=[*results.versions.items(), *results.hashes.items()], files=_files(folder))
+    "The report of a study as HTML"
+    parts, name = results.parts, results.study.name
+    of = [f"Annotator{f' of {part.name}' if len(parts) > 1 else ''}: {part.annotator}." for part in parts]
+    run = dict(command=results.command, settings=study_text(results.study),
+               versions=[*results.versions.items(), *results.hashes.items()])
+    return render_page(
+        f"semsim report: {name}", "Which metric measures how much can be recognised in what leaked?",
+        " ".join([f"semsim report on {name}.", *of]), [_part(part, number) for number, part in enumerate(parts, 1)],
+        by_data=_by_data(parts), missing=list(results.missing.items()), run=run, files=_files(folder),
+    )
 
-# %% ../../nbs/5_study/04_report.ipynb #18c3330a
-def write_report(results, # a `StudyResults` of `semsim.study`
-                 folder, # the study's folder; files in its `tables` are linked
-                ) -> Path: # folder/report/index.html, one file with all that it needs
+# %% ../../nbs/5_study/04_report.ipynb #27d15bca
+def write_study_page(
+    results, # a `StudyResults` of `semsim.study`
+    folder, # the study's folder; files in its `tables` are linked
+)->Path: # folder/report/index.html, one file with all that it needs
     "Write a study as one HTML page, whole or not at all."
-    page = _page(results, folder)
-    path = Path(folder)/"report"/"index.html"
-    with atomic_path(path) as temporary: temporary.write_text(page, encoding="utf-8", errors="replace")
-    return path
+    return write_page(_page(results, folder), Path(folder)/"report"/"index.html")
