@@ -230,7 +230,7 @@ class StudyResults:
         for part in self.parts: lines += ["", *[f"{part.name}:"] * (len(self.parts) > 1), *part.verdict]
         lines += [f"missing: {what}: {why}" for what, why in list(self.missing.items())[:5]]
         if report: lines.append(f"Report: {Path(report).resolve()}")
-        if self.missing: lines.append(f"{len(self.missing)} files are missing; the same command tries them again")
+        if self.missing: lines.append(f"{len(self.missing)} tasks are missing; the same command tries them again")
         return "\n".join(lines)
 
     def __str__(self): return self.text()
