@@ -485,7 +485,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("human", GOLDEN)
 def test_study_between_models(study, target):
-    table = agreement(study, target, REAL, level="model", n_resamples=20)
+    table = agreement(study, target, REAL, HUMAN_STUDY_METRICS, level="model", n_resamples=20)
     found = table.pivot(index="metric", columns="coefficient", values="raw")
     for metric, values in GOLDEN[target].items():
         assert found.loc[metric, list(SCIPY)].tolist() == pytest.approx(values, abs=0.00051)
@@ -497,10 +497,10 @@ def test_study_between_the_two_human_scores(study):
 
 
 def test_study_over_pooled_images(study):
-    mean = agreement(study, "mean", REAL, level="image", n_resamples=5).query("coefficient == 'spearman'").set_index("metric").raw
+    mean = agreement(study, "mean", REAL, HUMAN_STUDY_METRICS, level="image", n_resamples=5).query("coefficient == 'spearman'").set_index("metric").raw
     observed = study[study.flag_source == "folder"]
     assert len(observed) == 7686
-    flag = agreement(observed, "flag", REAL, level="image", n_resamples=5).query("coefficient == 'auc'").set_index("metric").statistic
+    flag = agreement(observed, "flag", REAL, HUMAN_STUDY_METRICS, level="image", n_resamples=5).query("coefficient == 'auc'").set_index("metric").statistic
     noted = {"psnr": (0.200, 0.645), "ssim": (0.167, 0.601), "lpips[squeeze]": (-0.382, 0.754), "dreamsim": (-0.409, 0.760)}
     for metric, values in noted.items():
         assert (mean[metric], flag[metric]) == pytest.approx(values, abs=0.00051)
@@ -509,7 +509,7 @@ def test_study_over_pooled_images(study):
 def test_study_within_originals(study):
     undefined = {target: agreement(study, target, "psnr", level="original", n_resamples=5).query("coefficient == 'spearman'").undefined.iloc[0] for target in ("flag", "majority", "mean")}
     assert undefined == {"flag": 51, "majority": 34, "mean": 2}
-    auc = agreement(study, "flag", REAL, level="original", n_resamples=200).query("coefficient == 'auc'").set_index("metric")
+    auc = agreement(study, "flag", REAL, HUMAN_STUDY_METRICS, level="original", n_resamples=200).query("coefficient == 'auc'").set_index("metric")
     assert (auc.n == 549).all() and ((auc.low < auc.statistic) & (auc.statistic < auc.high)).all()
     assert auc.statistic[["psnr", "lpips[squeeze]", "dreamsim"]].tolist() == pytest.approx([0.785, 0.850, 0.855], abs=0.00051)
 

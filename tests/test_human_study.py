@@ -1,8 +1,9 @@
-"""The human study: pickles that are read but never run, damaged files, the download, the command, and the real table where it lies beside the repository."""
+"""The human study: pickles that are checked and never run, damaged files, the download, the command, the real table."""
 
 import http.server
 import os
 import pickle
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -10,22 +11,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archives import write_public_pickles
 from hypothesis import given
 from hypothesis import strategies as st
 
 import semsim.cli
 import semsim.paper2309.human_study as study
 from semsim.core.errors import InputError
-from semsim.paper2309.human_study import made_up_labels, model_means, parse_model_folder, read_human_study
-from semsim.paper2309.pickles import read_plain_pickle, write_public_pickles
+from semsim.paper2309 import pickles
+from semsim.paper2309.human_study import (
+    made_up_labels, model_means, parse_model_folder, read_human_study, three_lines,
+)
+from semsim.paper2309.pickles import check_hash, read_plain_pickle, record_hashes
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study" / "labels.csv"
+PICKLES = ["label_dict_complete.pkl", "semsim_values.pkl"]
 
 
 def write(folder, content, name="file.pkl"):
     "A file with these bytes."
     (folder / name).write_bytes(content)
     return folder / name
+
+
+def known(folder, content):
+    "A file with these bytes whose hash is recorded."
+    path = write(folder, content)
+    record_hashes(folder, [path.name])
+    return path
 
 
 # Pickles
@@ -54,45 +67,75 @@ class WithPersistentId(pickle.Pickler):
 
 
 def evil(mark):
-    "Objects whose unpickling would make the file `mark`, or call something else that no number needs."
+    "Objects whose unpickling would create the file `mark`, or import a name that no number needs; and the name."
     touch = f"open({str(mark)!r}, 'w')"
     command = Calls(os.system, f"touch '{mark}'")
     objects = np.array([command, 1], dtype=object)
     return {
         "system": (command, "system'"),
-        "eval": (Calls(eval, touch), "builtin"),
-        "exec": (Calls(exec, touch), "builtin"),
-        "getattr": (Calls(getattr, "text", "upper"), "getattr"),
+        "eval": (Calls(eval, touch), ".eval'"),
+        "exec": (Calls(exec, touch), ".exec'"),
+        "getattr": (Calls(getattr, "text", "upper"), ".getattr'"),
         "nested": ({"labels": [1, (2, {"deep": [command]})]}, "system'"),
-        "key": ({1: 2, Calls(eval, touch): 3}, "builtin"),
-        "object array": (objects, "type 'O8'"),
-        "array in a list": ([np.arange(3), objects], "type 'O8'"),
-        "structured array": (np.zeros(2, dtype=[("a", "f8")]), "type 'V8'"),
-        "texts": (np.array(["a", "b"]), "type 'U1'"),
-        "instance": (WithState(), "name '"),
+        "key": ({1: 2, Calls(eval, touch): 3}, ".eval'"),
+        "object array": (objects, "numpy."),
+        "array in a list": ([np.arange(3), objects], "numpy."),
+        "structured array": (np.zeros(2, dtype=[("a", "f8")]), "numpy."),
+        "texts": (np.array(["a", "b"]), "numpy."),
+        "instance": (WithState(), "names '"),
         "class": (WithState, "WithState'"),
         "function": (os.system, "system'"),
         "complex": (1j, "complex'"),
-        "known name alone": (set, "a bare"),
-        "type alone": (np.dtype("f8"), "a bare type"),
+        "container type": (set, "set'"),
     }
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", evil(""))
-def test_a_pickle_that_calls_is_refused_and_not_run(tmp_path, name, protocol):
+def test_a_pickle_that_names_something_is_refused_and_not_run(tmp_path, name, protocol):
     thing, what = evil(tmp_path / "it-ran")[name]
-    path = write(tmp_path, pickle.dumps(thing, protocol))
-    with pytest.raises(InputError, match="refused, nothing in it was run") as error:
+    path = known(tmp_path, pickle.dumps(thing, protocol))
+    with pytest.raises(InputError, match="refused, nothing in it was run: it names") as error:
         read_plain_pickle(path)
-    assert what in str(error.value) and "as CSV" in str(error.value)
-    assert os.listdir(tmp_path) == ["file.pkl"]
+    assert what in str(error.value) and "labels.csv" in str(error.value) and "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "file.pkl"]
+
+
+@pytest.mark.parametrize("name", evil(""))
+def test_a_pickle_without_a_recorded_hash_is_not_opened(tmp_path, name):
+    thing, _ = evil(tmp_path / "it-ran")[name]
+    path = write(tmp_path, pickle.dumps(thing))
+    with pytest.raises(InputError, match="refused, it was not opened: no SHA-256 is recorded .*labels.csv"):
+        read_plain_pickle(path)
+    record_hashes(tmp_path, [write(tmp_path, b"N.", "other.pkl").name])  # a record of other files does not help
+    with pytest.raises(InputError, match="no SHA-256 is recorded"):
+        read_plain_pickle(path)
+    assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "file.pkl", "other.pkl"]
 
 
 def test_the_malicious_ones_would_run(tmp_path):
-    "Else the test above shows nothing."
+    "Otherwise the tests above show nothing."
     pickle.loads(pickle.dumps(evil(tmp_path / "it-ran")["nested"][0]))
     assert (tmp_path / "it-ran").exists()
+
+
+def test_a_published_hash_decides(tmp_path, monkeypatch):
+    path = known(tmp_path, b"N.")
+    assert read_plain_pickle(path) is None
+    monkeypatch.setitem(pickles.PICKLE_HASHES, "file.pkl", "0" * 64)
+    with pytest.raises(InputError, match=f"its SHA-256 is [0-9a-f]{{64}}, but {'0' * 64} is recorded"):
+        read_plain_pickle(path)
+
+
+def test_hashes_written_by_sha256sum_are_understood(tmp_path):
+    path = write(tmp_path, b"N.")
+    digest = pickles.file_hash(path)
+    for line in (f"{digest}  file.pkl\n", f"{digest} *file.pkl\r\n", f"{digest.upper()}  file.pkl"):
+        (tmp_path / "SHA256SUMS").write_text("# a comment\n" + line)
+        assert read_plain_pickle(path) is None
+    (tmp_path / "SHA256SUMS").write_text("file.pkl")
+    with pytest.raises(InputError, match="no SHA-256 is recorded"):
+        read_plain_pickle(path)
 
 
 PROGRAMS = {  # by hand: instructions that today's pickler does not write
@@ -106,8 +149,10 @@ PROGRAMS = {  # by hand: instructions that today's pickler does not write
     "BINPERSID": b"\x80\x02K\x01Q.",
     "NEXT_BUFFER": b"\x80\x05\x97.",
     "dotted": b"\x80\x04\x8c\x08builtins\x8c\x0cset.__base__\x93.",
+    "dotted, from an admitted name": b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__base__\x93.",
     "BUILD": b"}}S'a'\nK\x01sb.",
     "BUILD of a name": b"cbuiltins\nset\n}b.",
+    "BUILD of an admitted name": b"cnumpy\ndtype\n}S'a'\nK\x01sb.",
     "APPEND to a tuple": b")K\x01a.",
     "SETITEM of a list": b"]K\x01K\x02s.",
     "ADDITEMS to a list": b"\x80\x04](K\x01\x90.",
@@ -120,103 +165,186 @@ PROGRAMS = {  # by hand: instructions that today's pickler does not write
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_instructions_that_make_objects_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="refused, nothing in it was run"):
-        read_plain_pickle(write(tmp_path, PROGRAMS[name]))
+    with pytest.raises(InputError, match="refused, nothing in it was run|not a readable pickle") as error:
+        read_plain_pickle(known(tmp_path, PROGRAMS[name]))
+    assert "\n" not in str(error.value) and "file.pkl" in str(error.value)
 
 
 def test_persistent_ids_are_refused(tmp_path):
     with open(tmp_path / "file.pkl", "wb") as file:
         WithPersistentId(file).dump(["outside"])
-    with pytest.raises(InputError, match="BINPERSID"):
+    record_hashes(tmp_path, ["file.pkl"])
+    with pytest.raises(InputError, match="not a readable pickle"):
         read_plain_pickle(tmp_path / "file.pkl")
 
 
-NUMBERS = [np.float64(9.5), np.float32(-0.25), np.float16(2), np.int64(-1), np.int8(-7), np.uint16(65535), np.bool_(True)]
-ARRAYS = [np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 2), "f4"), np.array(3), np.array([True, False]),
-          np.arange(3, dtype=">u4"), np.arange(10)[::2]]
+class Scalar:
+    "Pickled as NumPy's scalar of a type that holds any object."
+
+    def __init__(self, inside):
+        self.inside = inside
+
+    def __reduce__(self):
+        return np.float64(0).__reduce__()[0], (np.dtype("O"), self.inside)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_admitted_names_open_no_second_pickle(tmp_path):
+    inside = pickle.dumps(evil(tmp_path / "it-ran")["system"][0])
+    path = known(tmp_path, pickle.dumps(Scalar(inside)))
+    try:
+        assert read_plain_pickle(path) == inside
+    except InputError as error:
+        assert "\n" not in str(error)
+    assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "file.pkl"]
+
+
+NUMBERS = [
+    np.float64(9.5), np.float32(-0.25), np.float16(2), np.int64(-1), np.int8(-7), np.uint16(65535), np.bool_(True),
+]
 
 
 @pytest.mark.parametrize("home", ["numpy.core", "numpy._core"])
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))  # bytes are plain from protocol 3 on
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy 2 warns of its old names
 def test_numbers_of_both_numpy_versions(tmp_path, protocol, home):
-    # The module's name stands in the file with its length (from protocol 4) or up to a newline.
-    content = pickle.dumps({"numbers": NUMBERS, "arrays": ARRAYS, "again": ARRAYS}, protocol)
-    for part in ("multiarray", "numeric"):
-        old, new = f"numpy._core.{part}".encode(), f"{home}.{part}".encode()
-        content = content.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new).replace(b"c" + old + b"\n", b"c" + new + b"\n")
-    assert f"{home}.multiarray".encode() in content
-    result = read_plain_pickle(write(tmp_path, content))
-    assert result["numbers"] == NUMBERS and [type(number) for number in result["numbers"]] == [type(number) for number in NUMBERS]
-    for arrays in (result["arrays"], result["again"]):
-        for array, expected in zip(arrays, ARRAYS, strict=True):
-            np.testing.assert_array_equal(array, expected)
-            assert array.dtype == expected.dtype and array.shape == expected.shape
+    # The module's name is in the file with its length (from protocol 4) or up to a newline.
+    content = pickle.dumps({"numbers": NUMBERS, "again": NUMBERS}, protocol)
+    if protocol >= 4:
+        content = content[:2] + content[11:]  # without the frame, whose length would no longer be right
+    old, new = b"numpy._core.multiarray", f"{home}.multiarray".encode()
+    content = content.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new)
+    content = content.replace(b"c" + old + b"\n", b"c" + new + b"\n")
+    assert new in content
+    result = read_plain_pickle(known(tmp_path, content))
+    for numbers in (result["numbers"], result["again"]):
+        assert numbers == NUMBERS and [type(number) for number in numbers] == [type(number) for number in NUMBERS]
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-PLAIN = st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(VALUES, inner) | st.tuples(inner, inner) | st.sets(VALUES) | st.frozensets(VALUES), max_leaves=15)
+SIMPLE_VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+VALUES = SIMPLE_VALUES | st.binary()
+SIMPLE = st.recursive(
+    SIMPLE_VALUES,
+    lambda inner: st.lists(inner) | st.dictionaries(SIMPLE_VALUES, inner) | st.tuples(inner, inner),
+    max_leaves=15,
+)
+PLAIN = st.recursive(
+    VALUES,
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(VALUES, inner)
+        | st.tuples(inner, inner)
+        | st.sets(VALUES)
+        | st.frozensets(VALUES)
+    ),
+    max_leaves=15,
+)
 
 
-@given(thing=PLAIN, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
-def test_plain_things_come_back(tmp_path_factory, thing, protocol):
-    folder = tmp_path_factory.getbasetemp()
-    again = read_plain_pickle(write(folder, pickle.dumps(thing, protocol)))
-    assert again == thing and repr(again) == repr(pickle.loads(pickle.dumps(thing, protocol)))
+def check_same(folder, thing, protocol):
+    "A plain thing is read as it was written."
+    content = pickle.dumps(thing, protocol)
+    again = read_plain_pickle(known(folder, content))
+    assert again == thing and repr(again) == repr(pickle.loads(content))
+
+
+@given(thing=PLAIN, protocol=st.integers(4, pickle.HIGHEST_PROTOCOL))
+def test_plain_things_are_read_as_written(tmp_path_factory, thing, protocol):
+    check_same(tmp_path_factory.getbasetemp(), thing, protocol)
+
+
+@given(thing=SIMPLE, protocol=st.integers(0, 3))  # there sets, and bytes before protocol 3, need names
+def test_simple_things_are_read_as_written_in_old_protocols(tmp_path_factory, thing, protocol):
+    check_same(tmp_path_factory.getbasetemp(), thing, protocol)
 
 
 def test_texts_of_python_2(tmp_path):
-    assert read_plain_pickle(write(tmp_path, b"\x80\x02}U\x03keyU\x05valueK\x01\x86s.")) == {"key": ("value", 1)}
-    assert read_plain_pickle(write(tmp_path, b"(dS'key'\nI01\nsS'long'\nL5L\ns.")) == {"key": True, "long": 5}
+    assert read_plain_pickle(known(tmp_path, b"\x80\x02}U\x03keyU\x05valueK\x01\x86s.")) == {"key": ("value", 1)}
+    assert read_plain_pickle(known(tmp_path, b"(dS'key'\nI01\nsS'long'\nL5L\ns.")) == {"key": True, "long": 5}
 
 
 def test_a_damaged_pickle_is_one_line(tmp_path):
-    "Cut anywhere, or with any byte changed, a file gives an error or something plain: nothing else is raised."
-    content = pickle.dumps({"labels": [-1, 40], "metrics": {"psnr": np.float32(9.5), "grid": np.arange(3)}, "pair": (1.5, None)})
-    for length in range(len(content)):
-        with pytest.raises(InputError):
-            read_plain_pickle(write(tmp_path, content[:length]))
-    random = np.random.default_rng(0)
-    for _ in range(1500):
+    "A cut or changed file is not opened; one that was cut before its hash was recorded is refused."
+    content = pickle.dumps({"labels": [-1, 40], "metrics": {"psnr": np.float32(9.5)}, "pair": (1.5, None)})
+    path, random = known(tmp_path, content), np.random.default_rng(0)
+    damaged = [content[:length] for length in range(len(content))]
+    for _ in range(300):
         changed = bytearray(content)
-        changed[random.integers(len(content))] = random.integers(256)
-        try:
-            read_plain_pickle(write(tmp_path, bytes(changed)))
-        except InputError as error:
-            assert "\n" not in str(error) and "file.pkl" in str(error)
+        changed[random.integers(len(content))] ^= random.integers(1, 256)
+        damaged.append(bytes(changed))
+    for part in damaged:
+        path.write_bytes(part)
+        with pytest.raises(InputError, match="refused, it was not opened: its SHA-256 is") as error:
+            read_plain_pickle(path)
+        assert "\n" not in str(error.value) and "file.pkl" in str(error.value)
+    for length in range(len(content)):
+        with pytest.raises(InputError, match="not a readable pickle") as error:
+            read_plain_pickle(known(tmp_path, content[:length]))
+        assert "\n" not in str(error.value)
 
 
-def test_pickles_that_would_crash_or_fill_the_memory(tmp_path):
-    deep = b")" + b"\x85" * 10**6  # a tuple in a tuple in a tuple ...
-    with pytest.raises(InputError, match="a key that is no plain value"):
-        read_plain_pickle(write(tmp_path, b"}" + deep + b"K\x01s."))  # its hash would overflow the stack
-    with pytest.raises(InputError, match="damaged"):
-        read_plain_pickle(write(tmp_path, b"\x80\x04j\xff\xff\xff\xff."))
-    assert read_plain_pickle(write(tmp_path, b"]r\xff\xff\xff\xff.")) == []  # the memo has one entry, not four thousand million
+def test_pickles_that_would_crash_or_fill_the_memory_are_not_opened(tmp_path):
+    deep = b")" + b"\x85" * 10**6  # a tuple in a tuple in a tuple ...: its hash would overflow the stack
+    for content in (b"}" + deep + b"K\x01s.", b"\x80\x04j\xff\xff\xff\xff.", b"]r\xff\xff\xff\xff."):
+        with pytest.raises(InputError, match="refused, it was not opened"):
+            read_plain_pickle(write(tmp_path, content))
+    with pytest.raises(InputError, match="larger than 99 bytes"):
+        check_hash(known(tmp_path, b"N" * 100), limit=99)
+
+
+def test_a_small_pickle_of_endlessly_many_paths(tmp_path):
     laughs = [[]]
     for _ in range(60):
         laughs = [laughs, laughs]
     with pytest.raises(InputError, match="cannot be told"):
-        study.folder_flags(read_plain_pickle(write(tmp_path, pickle.dumps(laughs))))
-    with pytest.raises(InputError, match="larger than"):
-        read_plain_pickle(write(tmp_path, b"N" * 100), limit=99)
+        study.folder_flags(read_plain_pickle(known(tmp_path, pickle.dumps(laughs))))
+
+
+@pytest.mark.parametrize("thing", [[1], "text", np.dtype("f8"), np.float64(1), None])
+def test_a_plain_pickle_that_is_no_study_is_refused(tmp_path, thing):
+    found = read_plain_pickle(known(tmp_path, pickle.dumps(thing)))
+    with pytest.raises(InputError, match="expected a filled dictionary"):
+        study.label_rows(found)
+    with pytest.raises(InputError, match="cannot be told"):
+        study.folder_flags(found)
 
 
 # The models
 
 
 def test_all_fourteen_folders():
-    tails = ["aug_auglist__rlabel_False", "crop_auglist__rlabel_False", "aug_auglist_3-1-7_rlabel_False", "aug_auglist_43-18-18_rlabel_False",
-             "aug_auglist_3-1-7+43-18-18_rlabel_False", "crop_auglist__rlabel_False_defense_prune_70", "crop_auglist__rlabel_False_defense_gaussian_1e-3"]
+    tails = [
+        "aug_auglist__rlabel_False",
+        "crop_auglist__rlabel_False",
+        "aug_auglist_3-1-7_rlabel_False",
+        "aug_auglist_43-18-18_rlabel_False",
+        "aug_auglist_3-1-7+43-18-18_rlabel_False",
+        "crop_auglist__rlabel_False_defense_prune_70",
+        "crop_auglist__rlabel_False_defense_gaussian_1e-3",
+    ]
     variants = ["none", "crop", "3-1-7", "43-18-18", "hybrid", "prune70", "gauss1e-3"]
-    expected = {f"{arch} {variant}": f"{arch}_200_inversed_{tail}" for arch in ("ResNet20-4", "ConvNet") for variant, tail in zip(variants, tails)}
+    expected = {
+        f"{arch} {variant}": f"{arch}_200_inversed_{tail}"
+        for arch in ("ResNet20-4", "ConvNet")
+        for variant, tail in zip(variants, tails)
+    }
     assert list(study.HUMAN_STUDY_MODELS.items()) == list(expected.items())
     for model, folder in expected.items():
         for name in (folder, f"img/{folder}/", f"C:\\img\\{folder}", folder + "_fix"):
             assert " ".join(parse_model_folder(name)) == model
 
 
-@pytest.mark.parametrize("folder", ["", "ConvNet", "ConvNet_200_inversed_aug_auglist_9-9-9_rlabel_False", "ConvNet_200_inversed_crop_auglist_3-1-7_rlabel_False",
-                                    "ConvNet_200_inversed_crop_auglist__rlabel_False_defense_prune_7", "ConvNet_200_inversed_aug_auglist__rlabel_False_ori"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "",
+        "ConvNet",
+        "ConvNet_200_inversed_aug_auglist_9-9-9_rlabel_False",
+        "ConvNet_200_inversed_crop_auglist_3-1-7_rlabel_False",
+        "ConvNet_200_inversed_crop_auglist__rlabel_False_defense_prune_7",
+        "ConvNet_200_inversed_aug_auglist__rlabel_False_ori",
+    ],
+)
 def test_other_folders_are_refused(folder):
     with pytest.raises(InputError, match="human study"):
         parse_model_folder(folder)
@@ -247,12 +375,24 @@ def test_csv_and_pickles_give_the_same_tables(labels, tmp_path):
     scores, annotations = tables = by_csv(labels, tmp_path)
     same(tables, read_human_study(tmp_path / "public", 4))
     same(tables, read_human_study(tmp_path, 4))  # a folder that holds a labels.csv
-    assert scores.columns.tolist() == ["model", "arch", "variant", "original", "label", "psnr", "ssim", "mse255", "lpips[squeeze]", "dreamsim"]
-    assert annotations.columns.tolist() == ["model", "original", "label", *(f"answer_{n}" for n in range(1, 6)), *(f"right_{n}" for n in range(1, 6)),
-                                            "flag", "flag_source", "majority", "mean"]
+    assert scores.columns.tolist() == [
+        "model", "arch", "variant", "original", "label", "psnr", "ssim", "mse255", "lpips[squeeze]", "dreamsim",
+    ]
+    assert annotations.columns.tolist() == [
+        "model",
+        "original",
+        "label",
+        *(f"answer_{n}" for n in range(1, 6)),
+        *(f"right_{n}" for n in range(1, 6)),
+        "flag",
+        "flag_source",
+        "majority",
+        "mean",
+    ]
     assert scores.model.unique().tolist() == list(study.HUMAN_STUDY_MODELS)
     for row, answers in zip(labels.itertuples(), annotations.itertuples(), strict=True):
-        given, right = [row.a1, row.a2, row.a3, row.a4, row.a5], [answers.right_1, answers.right_2, answers.right_3, answers.right_4, answers.right_5]
+        given = [row.a1, row.a2, row.a3, row.a4, row.a5]
+        right = [answers.right_1, answers.right_2, answers.right_3, answers.right_4, answers.right_5]
         assert (row.image_id, row.gt_label) == (answers.original, answers.label)
         assert given == [answers.answer_1, answers.answer_2, answers.answer_3, answers.answer_4, answers.answer_5]
         assert right == [float(answer == row.gt_label) for answer in given]
@@ -267,9 +407,17 @@ def test_every_way_to_sort_the_flags(labels, tmp_path):
     folders, words = {}, {}
     for folder, name in (name.split("/") for name in names):
         folders.setdefault(folder, {})[name] = np.float32(1)
-        words.setdefault(folder.strip("-"), {}).setdefault("unrecognizable" if folder[0] == "-" else "recognizable", {})[name] = (1.0, 2.0)
-    layouts = [folders, {int(folder): found for folder, found in folders.items()}, words, [(name, 1.0) for name in names], {"data": {"names": names}},
-               {f"/data/img{int(name[0] == '-')}/{name}": 1.0 for name in names}, {f"D:\\img\\{name}".replace("/", "\\"): 1.0 for name in names}]
+        word = "unrecognizable" if folder[0] == "-" else "recognizable"
+        words.setdefault(folder.strip("-"), {}).setdefault(word, {})[name] = (1.0, 2.0)
+    layouts = [
+        folders,
+        {int(folder): found for folder, found in folders.items()},
+        words,
+        [(name, 1.0) for name in names],
+        {"data": {"names": names}},
+        {f"/data/img{int(name[0] == '-')}/{name}": 1.0 for name in names},
+        {f"D:\\img\\{name}".replace("/", "\\"): 1.0 for name in names},
+    ]
     for layout in layouts:
         assert study.folder_flags(layout) == expected
 
@@ -277,14 +425,29 @@ def test_every_way_to_sort_the_flags(labels, tmp_path):
 FAULTS = {  # what happened to labels.csv -> what the error says
     "a column is gone": (lambda rows: rows.drop(columns="dreamsim"), "no column 'dreamsim'"),
     "no rows": (lambda rows: rows[:0], "no rows"),
-    "cut between models": (lambda rows: rows[:-4], r"no row for ConvNet gauss1e-3, original 5001 \(4 rows are missing\)"),
+    "cut between models": (
+        lambda rows: rows[:-4],
+        r"no row for ConvNet gauss1e-3, original 5001 \(4 rows are missing\)",
+    ),
     "cut within a model": (lambda rows: rows[:-1], "no row for ConvNet gauss1e-3, original 5004"),
     "an original less": (lambda rows: rows[rows.image_id != 5002], "3 originals, expected 4"),
-    "a row twice": (lambda rows: pd.concat([rows, rows[:1]]), "line 58: ResNet20-4 none, original 5001 comes a second time"),
-    "another model": (lambda rows: rows.assign(model_folder=rows.model_folder.str.replace("ConvNet", "VGG")), "unknown model of the human study 'VGG none'"),
+    "a row twice": (
+        lambda rows: pd.concat([rows, rows[:1]]),
+        "line 58: ResNet20-4 none, original 5001 comes a second time",
+    ),
+    "another model": (
+        lambda rows: rows.assign(model_folder=rows.model_folder.str.replace("ConvNet", "VGG")),
+        "unknown model of the human study 'VGG none'",
+    ),
     "another folder": (lambda rows: rows.assign(model_folder="here"), "'here': not a folder of the human study"),
-    "two labels": (lambda rows: rows.assign(gt_label=[1] + rows.gt_label.tolist()[1:]), "line 6: the label is 37, but in other rows of this original 1"),
-    "an answer of 100": (lambda rows: rows.assign(a3=[-1] * 9 + [100] * 47), "line 11: a3 is '100', expected a whole number from -1 to 99"),
+    "two labels": (
+        lambda rows: rows.assign(gt_label=[1] + rows.gt_label.tolist()[1:]),
+        "line 6: the label is 37, but in other rows of this original 1",
+    ),
+    "an answer of 100": (
+        lambda rows: rows.assign(a3=[-1] * 9 + [100] * 47),
+        "line 11: a3 is '100', expected a whole number from -1 to 99",
+    ),
     "an answer of -2": (lambda rows: rows.assign(a5=-2), "line 2: a5 is '-2'"),
     "half an answer": (lambda rows: rows.assign(a1=0.5), "line 2: a1 is '0.5'"),
     "no answer": (lambda rows: rows.assign(a1=None), "line 2: a1 is ''"),
@@ -321,9 +484,11 @@ def test_pickles_that_do_not_fit(labels, tmp_path):
             write_public_pickles(rows, tmp_path / name)
         answers = read_plain_pickle(tmp_path / "complete" / "label_dict_complete.pkl")
         change(answers)
-        (tmp_path / (list(other) or ["complete"])[0] / "label_dict_complete.pkl").write_bytes(pickle.dumps(answers))
+        folder = tmp_path / (list(other) or ["complete"])[0]
+        (folder / "label_dict_complete.pkl").write_bytes(pickle.dumps(answers))
+        record_hashes(folder, PICKLES)
         with pytest.raises(InputError, match=message):
-            read_human_study(tmp_path / (list(other) or ["complete"])[0], 4)
+            read_human_study(folder, 4)
 
     first = "ResNet20-4_200_inversed_aug_auglist__rlabel_False"
     entry = "5002_74_gt.txt"
@@ -335,7 +500,10 @@ def test_pickles_that_do_not_fit(labels, tmp_path):
     refused("expected five answers", lambda answers: answers[first][entry].pop("labels"))
     refused("no 'lpips' among its metrics", lambda answers: answers[first][entry]["metrics"].pop("lpips"))
     refused("metrics: expected a filled dictionary", lambda answers: answers[first][entry].pop("metrics"))
-    refused("expected a name like ID_LABEL_gt.txt", lambda answers: answers[first].update(other=answers[first].pop(entry)))
+    refused(
+        "expected a name like ID_LABEL_gt.txt",
+        lambda answers: answers[first].update(other=answers[first].pop(entry)),
+    )
     refused(f"{entry}: psnr is .*nan", lambda answers: answers[first][entry]["metrics"].update(psnr=float("nan")))
     refused(f"{entry}: ssim is of type list", lambda answers: answers[first][entry]["metrics"].update(ssim=[0.5]))
     refused(f"{entry}: a1 is of type int", lambda answers: answers[first][entry]["labels"].__setitem__(0, 10**5000))
@@ -362,7 +530,9 @@ def served(tmp_path):
 
         def end_headers(self):
             if (tmp_path / "served" / "claim").exists():
-                self._headers_buffer = [line for line in self._headers_buffer if not line.lower().startswith(b"content-length")]
+                self._headers_buffer = [
+                    line for line in self._headers_buffer if not line.lower().startswith(b"content-length")
+                ]
                 self.send_header("Content-Length", "100000000")
             super().end_headers()
 
@@ -377,7 +547,7 @@ def served(tmp_path):
 BY_HAND = "could not download .*label_dict_complete.pkl and semsim_values.pkl by hand .* --from FOLDER, .* --from FILE"
 
 
-def test_download(labels, served, tmp_path):
+def test_download(labels, served, tmp_path, monkeypatch):
     folder, base = served
     write_public_pickles(labels, folder)
     same(read_human_study(None, 4, base), by_csv(labels, tmp_path))
@@ -385,6 +555,9 @@ def test_download(labels, served, tmp_path):
     with pytest.raises(InputError, match=f"^{base}semsim_values.pkl: refused"):
         read_human_study(None, 4, base)
     assert not (tmp_path / "it-ran").exists()
+    monkeypatch.setitem(pickles.PICKLE_HASHES, "semsim_values.pkl", "0" * 64)
+    with pytest.raises(InputError, match=f"^{base}semsim_values.pkl: refused, it was not opened"):
+        read_human_study(None, 4, base)
     (folder / "semsim_values.pkl").unlink()
     with pytest.raises(InputError, match=f"{base}semsim_values.pkl .*404.*{BY_HAND[19:]}"):
         read_human_study(None, 4, base)
@@ -404,14 +577,13 @@ def test_what_is_too_long_or_cut_short_is_not_kept(labels, served, tmp_path, mon
 
 
 def test_a_server_that_is_silent_is_given_up_on(tmp_path):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(InputError, match=BY_HAND):
         study.download_human_study(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.2)
 
 
 def test_the_address_is_pinned_and_encrypted():
-    assert study.HUMAN_STUDY_FILES == "https://raw.githubusercontent.com/gparrella12/SemSim/2eaa620cf02fa11c4f506a5af9ff3bbc0c4a172f/"
+    commit = "2eaa620cf02fa11c4f506a5af9ff3bbc0c4a172f"
+    assert study.HUMAN_STUDY_FILES == f"https://raw.githubusercontent.com/gparrella12/SemSim/{commit}/"
 
 
 # The command
@@ -445,7 +617,11 @@ def test_the_command_writes_both_tables(full, command, tmp_path):
     assert "2309.13038" in origin and "gparrella12/SemSim" in origin and "Apache-2.0" in origin
     assert following == "Next: semsim analyse human_study/scores.csv human_study/annotations.csv --human flag"
     for name, table in zip(("scores", "annotations"), read_human_study("made up.csv"), strict=True):
-        pd.testing.assert_frame_equal(pd.read_csv(f"human_study/{name}.csv", float_precision="round_trip"), table, check_exact=True)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(f"human_study/{name}.csv", float_precision="round_trip"),
+            table,
+            check_exact=True,
+        )
     assert sorted(os.listdir("human_study")) == ["annotations.csv", "scores.csv"]
 
 
@@ -460,7 +636,10 @@ def test_the_command_downloads(full, command, served, tmp_path, monkeypatch):
     assert (code, err) == (0, "") and "semsim analyse 'my tables/scores.csv' 'my tables/annotations.csv'" in out
 
 
-@pytest.mark.parametrize("change, message", [(lambda rows: rows[:-1], "1 rows are missing"), (lambda rows: rows.drop(columns="a1"), "no column 'a1'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [(lambda rows: rows[:-1], "1 rows are missing"), (lambda rows: rows.drop(columns="a1"), "no column 'a1'")],
+)
 def test_the_command_writes_nothing_of_a_damaged_file(full, command, tmp_path, change, message):
     change(full).to_csv(tmp_path / "labels.csv", index=False)
     code, out, err = command("data", "human-study", "--from", "labels.csv")
@@ -477,7 +656,10 @@ def test_both_tables_are_written_or_neither(labels, tmp_path, monkeypatch):
 
 
 def test_the_command_names_what_is_not_there(command):
-    for arguments, message in ((["human-study", "--from", "nowhere"], "nowhere: no such file or folder"), (["human-studies"], "No such command")):
+    for arguments, message in (
+        (["human-study", "--from", "nowhere"], "nowhere: no such file or folder"),
+        (["human-studies"], "No such command"),
+    ):
         code, out, err = command("data", *arguments)
         assert code == 2 and not out and message in err
 
@@ -513,14 +695,18 @@ def test_real_model_means(real):
     means = model_means(*real)
     expected = [[part.strip() for part in line.split("|")] for line in PRINTED.strip().splitlines()]
     assert means.index.tolist() == [row[0] for row in expected]
-    assert means.columns.tolist() == ["flagged", "unrecognised", "majority", "psnr", "ssim", "mse255", "lpips[squeeze]", "dreamsim"]
+    assert means.columns.tolist() == [
+        "flagged", "unrecognised", "majority", "psnr", "ssim", "mse255", "lpips[squeeze]", "dreamsim",
+    ]
     for column, digits, *values in zip(means, (0, 0, 0, 3, 4, 1, 4, 4), *(row[1:] for row in expected)):
         assert np.abs(means[column] - np.array(values, float)).max() <= 0.5 * 10**-digits + 1e-9, column
 
 
 def test_real_answers(real):
     scores, annotations = real
-    assert (len(scores), scores.model.nunique(), scores.original.nunique(), scores.label.nunique()) == (8400, 14, 600, 96)
+    assert (
+        len(scores), scores.model.nunique(), scores.original.nunique(), scores.label.nunique(),
+    ) == (8400, 14, 600, 96)
     answers, right = annotations.filter(like="answer_"), annotations.filter(like="right_")
     shares = right.to_numpy().mean(), (answers == -1).to_numpy().mean()
     assert np.round(shares, 4).tolist() == [0.5405, 0.3886]
@@ -541,3 +727,16 @@ def test_real_study_by_way_of_the_pickles(real, tmp_path):
     write_public_pickles(pd.read_csv(REAL), tmp_path)
     for table, expected in zip(read_human_study(tmp_path), real, strict=True):
         pd.testing.assert_frame_equal(table, expected)
+
+
+# The lines of the paper's script
+
+
+def test_three_lines():
+    random = np.random.default_rng(0)
+    metric = random.normal(size=40)
+    target = metric + random.normal(size=40) / 4
+    names = [line.split(":")[0] for line in three_lines(metric, target)]
+    assert names == ["Spearman's rho", "Pearson's r", "Kendall's tau"]
+    assert three_lines(metric, target)[0].endswith("(p<0.001)")
+    assert three_lines([1, 2], [1, 2])[2] == "Kendall's tau: undefined (fewer than 3 points)"

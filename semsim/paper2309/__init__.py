@@ -9,7 +9,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "human_study": ["download_human_study", "read_human_study"],
-        "archives": ["read_annotation_archive", "read_reconstruction_archive", "read_samples", "read_training_archive"],
+        "human_study": ["HUMAN_STUDY_METRICS", "download_human_study", "read_human_study"],
+        "archive_files": ["read_samples"],
+        "reconstruction_archive": ["read_reconstruction_archive"],
+        "training_archive": ["read_training_archive"],
+        "annotation_archive": ["read_annotation_archive"],
     },
 )

@@ -21,7 +21,7 @@ from ..core.files import atomic_path, write_table
 from ..metrics.semsim import SemSim
 from ..training.semsim_training import Recipe
 from ..training.answered_images import Material, divided, from_folder, from_table, train_on
-from ..paper2309.archives import read_training_archive
+from ..paper2309.training_archive import read_training_archive
 from semsim.study.settings import (
     POOLS, Changes, Name, Settings, Study, make_study, read_study, recipe_of, shorthand, validated, yaml_settings,
 )

@@ -23,7 +23,7 @@ from ..core.classifiers import build_classifier, check_finite, versions
 from ..attack.transforms import AUGMENTATIONS, training_input
 from ..attack.training import channel_statistics, load_checkpoint, milestones, save_checkpoint
 from ..metrics.semsim import SemSim
-from .triplets import SAMPLERS, Answered, psnr_loss, triplet_loss
+from .triplets import SAMPLERS, TripletSource, psnr_loss, triplet_loss
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #83353b8e
 @dataclass(frozen=True)
@@ -34,150 +34,195 @@ class Recipe:
     sampler: str = "paper" # one of `SAMPLERS`
     mining: str = "random" # of negatives: "random", or "semi-hard" for the paper's sampler
     margin: float = 1.0 # of the triplet loss
-    consistency: float = 0.0 # weight of the distance that shift, flip and brightness of an original make
+    consistency: float = 0.0 # weight of the distance caused by shift, flip and brightness of an original
     augment: str = "crop+flip" # one of `AUGMENTATIONS`, each image by itself
     epochs: int = 100 # passes through the triplets
     lr: float = 0.05 # learning rate of the first epochs
-    batch: int = 64 # triplets a step
+    batch: int = 64 # triplets in a step
     seed: int = 0 # of weights, triplets, order and augmentation
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #dad270b2
 def check_recipe(recipe:Recipe) -> Recipe: # the same
-    "Refuse a recipe that could not be followed."
-    check_name("sampler", recipe.sampler, SAMPLERS), check_name("augmentation", recipe.augment, AUGMENTATIONS), check_name("mining", recipe.mining, ["random", "semi-hard"])
-    if recipe.mining == "semi-hard" and recipe.sampler != "paper": raise InputError(f"semi-hard mining goes with the sampler 'paper', not {recipe.sampler!r}")
+    "Refuse a recipe that cannot be followed."
+    check_name("sampler", recipe.sampler, SAMPLERS)
+    check_name("augmentation", recipe.augment, AUGMENTATIONS)
+    check_name("mining", recipe.mining, ["random", "semi-hard"])
+    if recipe.mining == "semi-hard" and recipe.sampler != "paper":
+        raise InputError(f"semi-hard mining goes with the sampler 'paper', not {recipe.sampler!r}")
     parse_architecture(recipe.arch)
     if recipe.epochs < 1 or recipe.batch < 1: raise InputError("epochs and batch must be 1 or more")
     return recipe
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #b95f6056
-def margins_of(rows:Tensor, # (T,3) or (T,5) image numbers
-               answered:Answered,
-               recipe:Recipe,
-              ) -> Tensor: # (T,)
-    "The margin of each triplet: with soft labels as much of it as the shares differ."
+def triplet_margins(rows:Tensor, # (T,3) or (T,5) image numbers
+                    source:TripletSource, # the answers
+                    recipe:Recipe, # its sampler and margin count
+                   ) -> Tensor: # (T,)
+    "The margin of each triplet: with soft labels, in proportion to the difference of the shares."
     if recipe.sampler != "soft": return torch.full((len(rows),), recipe.margin)
-    positive, negative = (answered.shares[rows[:, column] - answered.originals] for column in (1, 2))
+    positive, negative = (source.shares[rows[:, column] - source.originals] for column in (1, 2))
     return recipe.margin * (positive - negative)
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #bd8db833
-def changed(images:Tensor, # (B,C,H,W) in [0,1]
-            random:torch.Generator,
-           ) -> Tensor: # (B,C,H,W) in [0,1]
+def harmless_augmentation(images:Tensor, # (B,C,H,W) in [0,1]
+                          random:torch.Generator, # of shifts, mirroring and brightness
+                         ) -> Tensor: # (B,C,H,W) in [0,1]
     "Images after harmless changes: shifted, half of them mirrored, brighter or darker by up to a fifth."
     gains = 0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=random)
     return (training_input(images, "crop+flip", "", random) * gains).clamp(0, 1)
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #8d2cfac8
-def batch_loss(embed, # function of images (B,C,H,W)
+def batch_loss(embed, # function of images (B,C,H,W) that returns embeddings (B,F)
                images:Tensor, # all images, the originals first
                rows:Tensor, # (B,3) or (B,5) image numbers
                margins:Tensor, # (B,)
-               recipe:Recipe,
+               recipe:Recipe, # its sampler, margin, augmentation and consistency count
                random:torch.Generator, # of augmentation
-              ) -> Tensor:
+              ) -> Tensor: # a number
     "The mean loss of a batch of triplets."
-    seen = embed(training_input(images[rows.flatten()], recipe.augment, "", random)).view(*rows.shape, -1).unbind(1)
-    if recipe.sampler == "psnr": loss = psnr_loss(seen, images[rows].to(margins.device).unbind(1), recipe.margin).mean()
-    else: loss = triplet_loss(*seen, margins).mean()
+    augmented = training_input(images[rows.flatten()], recipe.augment, "", random)
+    embeddings = embed(augmented).view(*rows.shape, -1).unbind(1)
+    if recipe.sampler == "psnr":
+        loss = psnr_loss(embeddings, images[rows].to(margins.device).unbind(1), recipe.margin).mean()
+    else:
+        loss = triplet_loss(*embeddings, margins).mean()
     if not recipe.consistency: return loss
-    return loss + recipe.consistency * F.pairwise_distance(seen[0], embed(changed(images[rows[:, 0]], random))).mean()
+    copies = embed(harmless_augmentation(images[rows[:, 0]], random))
+    return loss + recipe.consistency * F.pairwise_distance(embeddings[0], copies).mean()
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #f995d14e
 def semsim_epoch(metric:SemSim, # changed in place
                  prepared, # (network, optimiser, accelerator), prepared by accelerate
                  images:Tensor, # all images, the originals first
                  triplets:TensorDataset, # rows and margins
-                 recipe:Recipe,
+                 recipe:Recipe, # its batch size and those fields that `batch_loss` uses count
                  random:torch.Generator, # of order and augmentation
                 ) -> float: # mean loss
-    "Step once through the triplets."
+    "Go once through the triplets."
     network, optimizer, accelerator = prepared
+    own_random = generator(random.initial_seed(), accelerator.process_index) # each process augments its own part
+    def embed(shown):
+        return F.normalize(network(shown.to(accelerator.device)), dim=1)
+
     metric.train()
-    own = generator(random.initial_seed(), accelerator.process_index) # each process augments its own part
-    def embed(shown): return F.normalize(network(shown.to(accelerator.device)), dim=1)
     total = torch.zeros(2, device=accelerator.device)
-    for rows, margins in accelerator.prepare(DataLoader(triplets, recipe.batch, shuffle=True, generator=random)):
-        loss = batch_loss(embed, images, rows.cpu(), margins, recipe, own)
-        optimizer.zero_grad(); accelerator.backward(loss); optimizer.step()
+    batches = DataLoader(triplets, recipe.batch, shuffle=True, generator=random)
+    for rows, margins in accelerator.prepare(batches):
+        loss = batch_loss(embed, images, rows.cpu(), margins, recipe, own_random)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
         total += torch.tensor([loss.item() * len(rows), len(rows)], device=accelerator.device)
     metric.eval()
     total, count = accelerator.reduce(total).tolist()
     return total / count
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #9f68af5c
-def check_answered(originals:Split,
+def check_answered(originals:Split, # that the reconstructions are of
                    reconstructions:Tensor, # (M,C,H,W) in [0,1]
                    owners:Tensor, # (M,) row numbers of originals
                    recognised:Tensor, # (M,) True and False, or shares in [0,1]
-                  ) -> Answered:
-    "Refuse answers that nothing can be learnt from."
+                  ) -> TripletSource: # the same as one record
+    "Refuse answers from which nothing can be learnt."
+    _check_sizes(originals, reconstructions, owners, recognised)
+    owners, shares = torch.as_tensor(owners), torch.as_tensor(recognised).float()
+    if owners.min() < 0 or owners.max() >= len(originals):
+        raise InputError(f"owners are row numbers of the {len(originals)} originals, from 0 on; got {owners.min()} to "
+                         f"{owners.max()}")
+    if not ((0 <= shares) & (shares <= 1)).all():
+        raise InputError("answers are True and False, or shares in [0,1]")
+    if shares.max() <= 0.5 or shares.min() > 0.5:
+        missing = "recognised" if shares.max() <= 0.5 else "unrecognised"
+        raise InputError(f"no {missing} reconstruction among {len(owners)}: SemSim learns from both kinds; attack "
+                         "more, or other, models")
+    return TripletSource(len(originals), owners, shares)
+
+def _check_sizes(originals, reconstructions, owners, recognised):
+    "Refuse images and answers whose numbers or shapes do not match."
     check_images(reconstructions, "reconstructions")
     if not len(reconstructions) == len(owners) == len(recognised):
-        raise InputError(f"{len(reconstructions)} reconstructions, {len(owners)} owners, {len(recognised)} answers; the three must match")
+        raise InputError(f"{len(reconstructions)} reconstructions, {len(owners)} owners, {len(recognised)} answers; "
+                         "the three must match")
     if reconstructions.shape[1:] != originals.images.shape[1:]:
-        raise InputError(f"reconstructions of {tuple(reconstructions.shape[1:])}, but originals of {tuple(originals.images.shape[1:])}; make them alike")
-    owners, shares = torch.as_tensor(owners), torch.as_tensor(recognised).float()
-    if owners.min() < 0 or owners.max() >= len(originals): raise InputError(f"owners are row numbers of the {len(originals)} originals, from 0 on; got {owners.min()} to {owners.max()}")
-    if not ((0 <= shares) & (shares <= 1)).all(): raise InputError("answers are True and False, or shares in [0,1]")
-    if shares.max() <= 0.5 or shares.min() > 0.5:
-        raise InputError(f"no {'recognised' if shares.max() <= 0.5 else 'unrecognised'} reconstruction among {len(owners)}: SemSim learns from both kinds; attack more, or other, models")
-    return Answered(len(originals), owners, shares)
+        raise InputError(f"reconstructions of {tuple(reconstructions.shape[1:])}, but originals of "
+                         f"{tuple(originals.images.shape[1:])}; make them the same shape")
 
-# %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #3fb7baed
-def untrained(originals:Split, # their mean and deviation go into the network
-              recipe:Recipe, # architecture, initial weights and seed count
-             ) -> SemSim:
+# %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #21cb4bc1
+def untrained_semsim(originals:Split, # their mean and deviation go into the network
+                     recipe:Recipe, # architecture, initial weights and seed count
+                    ) -> SemSim:
     "The network before training."
-    (mean, std), (_, channels, size, _) = channel_statistics(originals), originals.images.shape
+    mean, std = channel_statistics(originals)
+    _, channels, size, _ = originals.images.shape
     model = build_classifier(recipe.arch, 2, channels, size, mean, std, recipe.init, recipe.seed)
     return SemSim({name: model.card[name] for name in ("arch", "channels", "size", "mean", "std", "seed", "init")})
 
-# %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #21cb4bc1
+# %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #6d2a4041
 @torch.no_grad()
-def rounded_weights(metric:SemSim) -> SemSim: # the same
+def round_to_half(metric:SemSim, # changed in place
+                 ) -> SemSim: # the same
     "Round the weights to half precision, in which they are saved."
     for tensor in metric.state_dict().values():
         if tensor.is_floating_point(): tensor.copy_(tensor.half())
     return metric
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #0a5ce144
-def distances_now(metric:SemSim, # in eval mode
-                  images:Tensor, # all images, the originals first
-                  answered:Answered,
-                  device, # where the metric is
-                 ) -> Tensor: # (M,) lower = more leakage
-    "The distance of each reconstruction to its original, by the metric so far."
-    originals, reconstructions = (part.to(device) for part in (images[:answered.originals], images[answered.originals:]))
-    return metric.score(originals, reconstructions, answered.owners.to(device)).cpu()
+def current_distances(metric:SemSim, # in eval mode
+                      images:Tensor, # all images, the originals first
+                      source:TripletSource, # which original each reconstruction is of
+                      device, # where the metric is
+                     ) -> Tensor: # (M,) lower = more leakage
+    "The distance of each reconstruction to its original, by the current metric."
+    originals, reconstructions = images[:source.originals].to(device), images[source.originals:].to(device)
+    return metric.score(originals, reconstructions, source.owners.to(device)).cpu()
 
 # %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #9f441a96
+def _epoch_triplets(metric, images, source, recipe, epoch, device):
+    "The triplets of an epoch with their margins, and the generator for the rest of the epoch."
+    random = generator("semsim", recipe.seed, epoch)
+    if recipe.mining == "semi-hard":
+        source = replace(source, distances=current_distances(metric, images, source, device))
+    rows, _ = SAMPLERS[recipe.sampler](source, random)
+    return TensorDataset(rows, triplet_margins(rows, source, recipe)), random
+
+def _training_settings(source, originals, recipe, annotator):
+    "What a checkpoint must have in common with the training that resumes it."
+    answers = content_id(originals.ids, source.owners.tolist(), source.shares.tolist())
+    facts = dict(annotator=annotator, pairs=len(source.owners), learnt_from=answers, versions=versions())
+    return asdict(recipe) | facts
+
+def _training_facts(source, originals, recipe, curve):
+    "What the card says of a finished training."
+    rows, borrowed = SAMPLERS[recipe.sampler](source, generator("count")) # as many as in any epoch
+    return dict(curve=curve, triplets=len(rows), borrowed=borrowed, originals=list(originals.ids),
+                recognised=(source.shares > 0.5).float().mean().item())
+
+# %% ../../nbs/3_semsim/training/01_semsim_training.ipynb #a584d920
 def train_semsim(originals:Split, # N originals
                  reconstructions:Tensor, # (M,C,H,W) in [0,1]
                  owners:Tensor, # (M,) the original's row for each reconstruction
                  recognised:Tensor, # (M,) True where it was recognised, or the share of annotators who did
                  annotator:str, # who recognised: goes into the card
-                 recipe:Recipe=Recipe(),
+                 recipe:Recipe=Recipe(), # architecture, sampler, loss and length of the training
                  checkpoint=None, # a .safetensors file to resume from; written after each epoch, left at the end
                 ) -> SemSim: # trained, in eval mode
     "Train SemSim on what annotators recognised."
     from accelerate import Accelerator # here, as it takes seconds
-    answered, metric = check_answered(originals, reconstructions, owners, recognised), untrained(originals, check_recipe(recipe))
-    answered = replace(answered, margin=recipe.margin)
+    source = replace(check_answered(originals, reconstructions, owners, recognised), margin=recipe.margin)
+    metric = untrained_semsim(originals, check_recipe(recipe))
     images, accelerator = torch.cat([originals.images, reconstructions]), Accelerator()
     optimizer = torch.optim.SGD(metric.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(recipe.epochs), gamma=0.1)
     prepared = (*accelerator.prepare(metric.network, optimizer), accelerator)
-    settings = asdict(recipe) | dict(annotator=annotator, pairs=len(owners), learnt_from=content_id(originals.ids, owners.tolist(), answered.shares.tolist()), versions=versions())
-    curve = load_checkpoint(checkpoint, metric, optimizer, settings) if checkpoint and Path(checkpoint).exists() else []
+    settings = _training_settings(source, originals, recipe, annotator)
+    resumed = checkpoint and Path(checkpoint).exists()
+    curve = load_checkpoint(checkpoint, metric, optimizer, settings) if resumed else []
     schedule.last_epoch = len(curve)
     for epoch in progress(range(len(curve), recipe.epochs), "train SemSim", unit="epoch"):
-        random = generator("semsim", recipe.seed, epoch)
-        if recipe.mining == "semi-hard": answered = replace(answered, distances=distances_now(metric, images, answered, accelerator.device))
-        rows, _ = SAMPLERS[recipe.sampler](answered, random)
-        curve.append(semsim_epoch(metric, prepared, images, TensorDataset(rows, margins_of(rows, answered, recipe)), recipe, random))
+        triplets, random = _epoch_triplets(metric, images, source, recipe, epoch, accelerator.device)
+        curve.append(semsim_epoch(metric, prepared, images, triplets, recipe, random))
         schedule.step()
-        if checkpoint and accelerator.is_main_process: save_checkpoint(checkpoint, metric, optimizer, settings, curve)
-    rows, borrowed = SAMPLERS[recipe.sampler](answered, generator("count")) # as many as in any epoch
-    metric.card |= settings | dict(curve=curve, triplets=len(rows), borrowed=borrowed, originals=list(originals.ids), recognised=(answered.shares > 0.5).float().mean().item())
-    return check_finite(rounded_weights(metric.cpu().eval()))
+        if checkpoint and accelerator.is_main_process:
+            save_checkpoint(checkpoint, metric, optimizer, settings, curve)
+    metric.card |= settings | _training_facts(source, originals, recipe, curve)
+    return check_finite(round_to_half(metric.cpu().eval()))
