@@ -422,7 +422,7 @@ def change_study(study:Study,
                  **options, # data, size, skip_bad, arch, variant, images, epochs, presentations, steps, tv, seed
                 ) -> Study: # checked
     "A study with the settings that the command line changes."
-    given = {name: value for name, value in options.items() if value not in (None, False) and value != []}
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != []}
     settings = study.model_dump(mode="json")
     _change_data(settings, given)
     _change_attacks(settings, given)
