@@ -1,9 +1,9 @@
-"""SemSim trained, chosen, calibrated and judged on CIFAR-10: the tables behind nbs/results/semsim.ipynb, and the metrics that ship.
+"""SemSim trained, chosen, calibrated and judged on CIFAR-10: the tables of nbs/results/semsim.ipynb, and the shipped metrics.
 
     .venv/bin/python benchmarks/semsim_study.py FOLDER WORK
 
-FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. WORK keeps the units: a second run resumes the first. Panel B needs the weights of
-VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into the package.
+FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. WORK keeps the files: a second run resumes the first.
+Panel B needs the weights of VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into the package.
 """
 
 import argparse
@@ -11,13 +11,12 @@ import hashlib
 import json
 import platform
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from torchvision.utils import make_grid
@@ -28,7 +27,11 @@ from semsim.analysis.comparison import compare
 from semsim.annotate.annotator_agreement import pairwise_agreement
 from semsim.core.errors import InputError
 from semsim.core.files import atomic_path, read_table, write_image, write_table
-from semsim.study.corpus import corpus_materials, make_corpus, make_victim, panel_labels, panel_of, read_corpus
+from semsim.study.settings import POOLS, make_study, read_study
+from semsim.study.study_run import Step, StudyRun, paths_of, run_steps
+from semsim.study.attacks import ClassifierStep
+from semsim.study.answers import panel_answers, panel_labels
+from semsim.study.train import study_material, with_data
 from semsim.training.robustness import fooling_rates, fooling_noise, suspect
 from semsim.analysis.frames import directions
 from semsim.analysis.intervals import agreement
@@ -38,10 +41,8 @@ from semsim.annotate.control import control_set, control_summary, label_evidence
 from semsim.metrics.features import LPIPS
 from semsim.metrics.scoring import score
 from semsim.metrics.semsim import SemSim, fit_calibration
-from semsim.training.answered_images import Material, from_corpus, read_config, teach
-from semsim.core.tasks import run_calls, read_or_make, task_path, workers
+from semsim.training.answered_images import train_on
 
-RECIPES = Path(__file__).parents[1] / "semsim/recipes"
 SMALL = Recipe("alexnet-flat", lr=0.005, epochs=10)
 PAPERS = "resnet18 from scratch (the paper's)"
 ABLATION = {
@@ -62,57 +63,62 @@ COMPARED = ("left_out", "seen", "lpips")  # the metric that did not see somethin
 HIGHER = {"panel A confidence": True, "semsim[recipe2309]": False, **dict.fromkeys(COMPARED, False)}  # which way columns point that are no metrics
 METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
 DIGITS = dict(
-    data="digits", size=32, pools={"victims": 0.4, "A": 0.6}, originals={"test": 100},
-    victims=dict(archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"], images=500, epochs=4),
-    runs=[dict(arch="lenet", attack="cosine", preset="inverting_gradients", snapshots=[60, 150, 300], changes=dict(steps=600, priors=[["tv", 0.05]])),
-          dict(arch="lenet", attack="euclidean", preset="inverting_gradients", snapshots=[10, 40, 120], changes=dict(steps=300, objective="squared", optimizer="adam", priors=[["tv", 0.001]]))],
-    panels={"A": dict(kind="network", arch="resnet20-0.5", count=60000, unsure=0.15, practice=10)}, labels={"A": ["test"]})
+    name="digits", data=[dict(source="digits", size=32)], shares=dict(target_models=0.4, teacher=0.6, judge=0.0),
+    originals=dict(test=100), assignment="rotating", archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"],
+    training=dict(images=500, epochs=4), metrics=["mse"], semsim=None,
+    attacks=[
+        dict(name="cosine", snapshots=[60, 150, 300], changes=dict(steps=600, priors=[["tv", 0.05]])),
+        dict(name="euclidean", snapshots=[10, 40, 120],
+             changes=dict(steps=300, objective="squared", optimizer="adam", priors=[["tv", 0.001]])),
+    ],
+    annotators=dict(judge=None, teacher=dict(arch="resnet20-0.5", presentations=60000, unsure=0.15, reconstructions=10)),
+)  # fmt: skip
 
 
-def settings_at(place):
-    "The settings of a recipe's corpus, on the images in a folder: place = (recipe, folder)."
-    return read_config(place[0])["corpus"] | {"data": str(place[1])}
+def small_attack(attack):
+    "An attack with few steps and two early snapshots."
+    steps = 4 if attack["preset"] == "idlg" else 200 if attack["archs"] == ["lenet"] else 20
+    return attack | dict(snapshots=[1, 3], changes=attack["changes"] | dict(steps=steps))
 
 
-def corpus_of(place):
-    "The corpus of a recipe."
-    return read_corpus(settings_at(place))
+def small_study(study):
+    "The shipped study with little of everything, to see that all works."
+    settings = study.model_dump(mode="json")
+    settings |= dict(archs=["lenet", "convnet16"], variants=["untrained", "none", "policy_3-1-7"])
+    settings |= dict(originals=dict(train=14, calibrate=14, test=14), training=dict(images=60, epochs=1))
+    settings["attacks"] = [small_attack(one) for one in settings["attacks"] if one["archs"] != ["resnet20"]]
+    settings["annotators"]["teacher"] |= dict(presentations=20000, reconstructions=2)
+    settings["annotators"]["judge"] |= dict(presentations=1500, reconstructions=2)
+    return make_study(settings)
 
 
-def small_recipe(path):
-    "The shipped recipe with little of everything, to see that all works."
-    config = read_config(RECIPES / "cifar10-panel.yaml")
-    corpus = config["corpus"]
-    corpus["originals"] = dict(train=14, calibrate=14, test=14)
-    corpus["victims"] |= dict(archs=["lenet", "convnet16"], images=60, epochs=1, variants=["untrained", "none", "policy_3-1-7"])
-    runs = [one for one in corpus["runs"] if one["arch"] != "resnet20"]
-    corpus["runs"] = [one | dict(snapshots=[1, 3], changes=one["changes"] | dict(steps=4 if one["preset"] == "idlg" else 200 if one["arch"] == "lenet" else 20)) for one in runs]
-    corpus["panels"]["A"] |= dict(count=20000, practice=2)
-    corpus["panels"]["B"] |= dict(count=1500, practice=2)
-    with atomic_path(path) as temporary: temporary.write_text(yaml.safe_dump(config))
-    return path
+@dataclass(frozen=True)
+class MetricStep(Step):
+    "A trained and calibrated metric."
 
+    recipe: Recipe
+    left: tuple = ()  # a column and the value whose rows are left out of the training
 
-def material_of(place, work):
-    "What panel A teaches."
-    return from_corpus(settings_at(place), work, "A")
+    kind = "metric"
 
+    @property
+    def title(self): return f"{self.recipe.arch} {self.recipe.sampler} {' '.join(self.left)}"
 
-def metric_path(place, work, recipe, left=()):
-    "Where a trained metric lives."
-    corpus = corpus_of(place)
-    return task_path(work, "metric", ".safetensors", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, asdict(recipe), left)
+    @property
+    def needs(self): return tuple(self.data.training_steps())
 
+    @property
+    def inputs(self): return paths_of(self.needs), asdict(self.recipe), self.left
 
-def make_metric(place, work, recipe, left=()):
-    "Train and calibrate one metric, unless it is there; `left` names a column and the value whose rows are not learnt from."
-    def make(path):
-        material = material_of(place, work)
-        if left:
-            kept = (material.table[left[0]] != left[1]).to_numpy()
-            material = replace(material, images=material.images[torch.tensor(kept)], table=material.table[kept].reset_index(drop=True))
-        teach(material, recipe, path.with_suffix(".checkpoint.safetensors")).save(path)
-    return read_or_make(metric_path(place, work, recipe, left), SemSim.load, make)
+    def load(self, path): return SemSim.load(path)
+
+    def make(self, path):
+        material = study_material(self.data.run)
+        if self.left:
+            kept = (material.table[self.left[0]] != self.left[1]).to_numpy()
+            table = material.table[kept].reset_index(drop=True)
+            material = replace(material, images=material.images[torch.tensor(kept)], table=table)
+        train_on(material, self.recipe, path.with_suffix(".checkpoint.safetensors")).save(path)
 
 
 def rows_of(material, split):
@@ -216,32 +222,48 @@ CONTROL = dict(steps=120, priors=(("tv", 0.05),))  # the attack of the control
 CONTROLLED = 20  # originals, and as many noise images
 
 
-def control_path(place, work, arch, variant):
-    "Where the panels' answers to the control of one attacked classifier live."
-    corpus = corpus_of(place)
-    return task_path(work, "control", ".parquet", asdict(corpus) | {"data": corpus_materials(corpus)[0].fingerprint}, arch, variant, CONTROL, CONTROLLED)
+@dataclass(frozen=True)
+class ControlStep(Step):
+    "The panels' answers to the control of one target model."
+
+    arch: str
+    variant: str
+
+    kind, ending = "control", ".parquet"
+
+    @property
+    def title(self): return f"{self.arch} {self.variant}"
+
+    @property
+    def roles(self): return [role for role, panel in self.data.study.annotators if panel]
+
+    @property
+    def needs(self):
+        panels = [step for role in self.roles for step in self.data.panel_steps(role)]
+        return self.data.step(ClassifierStep, self.arch, self.variant), *panels
+
+    @property
+    def inputs(self): return paths_of(self.needs), CONTROL, CONTROLLED
+
+    def load(self, path): return read_table(path)
+
+    def make(self, path):
+        originals = self.data.images.originals
+        chosen = originals.take(range(min(CONTROLLED, len(originals))))
+        control = control_set({self.title: self.needs[0].read()}, chosen, **CONTROL)
+        answers = [label_evidence_control(self.data.annotators(role), control) for role in self.roles]
+        write_table(pd.concat(answers, ignore_index=True), path)
 
 
-def control_answers(corpus, work, arch, variant):
-    "What the panels of a corpus say to the control of one attacked classifier."
-    originals = corpus_materials(corpus)[2].take(range(min(CONTROLLED, len(corpus_materials(corpus)[2]))))
-    control = control_set({f"{arch} {variant}": make_victim(corpus, work, arch, variant)}, originals, **CONTROL)
-    return pd.concat([label_evidence_control(panel_of(corpus, work, name), control) for name, _ in corpus.panels], ignore_index=True)
-
-
-def make_control(place, work, arch, variant):
-    "The answers to a control as a unit."
-    return read_or_make(control_path(place, work, arch, variant), read_table, lambda path: write_table(control_answers(corpus_of(place), work, arch, variant), path))
-
-
-def control_of(place, work):
-    "The noise-image control of both panels, and what they name of clean and spoilt pictures."
-    corpus = corpus_of(place)
-    tasks = [(place, work, arch, variant) for arch in corpus.victims.archs for variant in ("untrained", "none")]
-    with workers() as pool: run_calls(pool, "control", make_control, control_path, tasks)
-    answers = pd.concat([make_control(*task) for task in tasks], ignore_index=True)
-    clean = [accuracy_when(panel_of(corpus, work, name), corpus_materials(corpus)[2]).reset_index() for name, _ in corpus.panels]
-    return control_summary(answers).reset_index(), control_summary(answers, ("annotator", "model", "sent")).reset_index(), pd.concat(clean, ignore_index=True)
+def control_of(run):
+    "The noise-image control of all panels, and what they name of clean and degraded pictures."
+    (data,) = run.data
+    steps = [data.step(ControlStep, arch, variant) for arch in run.study.archs for variant in ("untrained", "none")]
+    run_steps(run, steps)
+    answers = pd.concat([step.read() for step in steps], ignore_index=True)
+    clean = [accuracy_when(data.annotators(role), data.images.originals).reset_index() for role in steps[0].roles]
+    by_model = control_summary(answers, ("annotator", "model", "sent")).reset_index()
+    return control_summary(answers).reset_index(), by_model, pd.concat(clean, ignore_index=True)
 
 
 def calibration_of(metric, material, table, images, owners):
@@ -263,27 +285,34 @@ def lpips_distance(originals, images):
     return (net(LPIPS["alex"].prepare(originals)) - net(LPIPS["alex"].prepare(images))).square().sum(1)
 
 
-def fooled(metric, material, corpus, work):
+def recognised_in(annotators, images, labels):
+    "The share of images that the majority of a panel recognises."
+    answers = panel_answers(annotators, images, labels, [str(number) for number in range(len(images))])
+    return panel_labels(answers, labels).recognised.gt(0.5).mean()
+
+
+def fooled(metric, material, data):
     "The audit of SemSim and LPIPS, and whether panels see anything in the noise that SemSim was made to recognise."
     inside, images, owners = rows_of(material, "calibrate")
-    with torch.no_grad(): far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in zip(owners.split(64), images.split(64))])
+    with torch.no_grad():
+        pairs = zip(owners.split(64), images.split(64))
+        far = torch.cat([lpips_distance(material.originals.images[own], some) for own, some in pairs])
     lpips = fit_calibration(far, torch.tensor(inside.recognised.to_numpy(float)), "machine panel A", owners)
-    rate = inside.recognised.mean()  # the share that panel A recognises: where little is recognised, no distance may have P = 0.5
+    rate = inside.recognised.mean()  # where panel A recognises little, no distance may have P = 0.5
     suspects = asked("semsim", metric, metric.calibration, rate) + asked("lpips[alex]", lpips_distance, lpips, rate)
-    test = torch.tensor([split == "test" for split in corpus_materials(corpus)[3]])
+    test = torch.tensor([part == "test" for part in data.facts.parts])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
-    found = fooling_rates(suspects, originals.images)
     noise = {one.name: fooling_noise(one, originals.images, 32 / 255)[0] for one in suspects}
-    seen = [dict(metric=name, panel=letter, recognised=panel_labels(panel_of(corpus, work, letter), shown, originals.labels).recognised.gt(0.5).mean(), n=len(shown))
-            for name, shown in noise.items() for letter, _ in corpus.panels]
-    return found, pd.DataFrame(seen)
+    seen = [dict(metric=name, panel=letter, recognised=recognised_in(data.annotators(role), shown, originals.labels),
+                 n=len(shown)) for name, shown in noise.items() for role, letter in POOLS.items()]
+    return fooling_rates(suspects, originals.images), pd.DataFrame(seen)
 
 
-def leave_out(place, work, recipe, material):
+def leave_out(data, recipe, material):
     "What SemSim is worth on an attack and an architecture that it did not learn from."
     rows = []
     for column, value in LEFT_OUT.items():
-        metric, full = make_metric(place, work, recipe, (column, value)), make_metric(place, work, recipe)
+        metric, full = (data.step(MetricStep, recipe, *left).read() for left in ([(column, value)], []))
         table, images, owners = rows_of(material, "test")
         keep = (table[column] == value).to_numpy()
         table, images, owners = table[keep].reset_index(drop=True), images[torch.tensor(keep)], owners[torch.tensor(keep)]
@@ -297,12 +326,12 @@ def leave_out(place, work, recipe, material):
 
 
 def digits_of(metric, papers, work):
-    "What SemSim is worth on digits, of which it never saw any; and the control of the panel that labelled them."
-    corpus = read_corpus(DIGITS)
-    table, images, originals = make_corpus(corpus, work)
-    material = Material(originals, images, table.assign(recognised=table.recognised_A), "machine panel on digits")
-    control = control_summary(pd.concat([control_answers(corpus, work, "lenet", variant) for variant in ("untrained", "none")]))
-    return scored(metric, papers, material, "test", "A").drop(columns=["panel A confidence"]), material, control.reset_index()
+    "The agreement of SemSim on digits, of which it never saw any; and the control of the panel that labelled them."
+    run = StudyRun(make_study(DIGITS), work / "digits")
+    run_steps(run, run.data[0].training_steps())
+    material = replace(study_material(run), annotator="machine panel on digits")
+    control = control_of(run)[0]
+    return scored(metric, papers, material, "test", "A").drop(columns=["panel A confidence"]), material, control
 
 
 def digits_sheet(table, material, count=8):
@@ -322,25 +351,28 @@ def main():
     parser.add_argument("--ship", action="store_true", help="copy the metrics into the package")
     args = parser.parse_args()
     ablation = {name: replace(recipe, epochs=1) for name, recipe in ABLATION.items() if "resnet18" not in name or not args.small} if args.small else ABLATION
-    place = small_recipe(args.work / "small.yaml") if args.small else RECIPES / "cifar10-panel.yaml", args.folder
-    start, material, tables, corpus = time.time(), material_of(place, args.work), {}, corpus_of(place)
-    with workers() as pool:
-        order = sorted(ablation.values(), key=lambda recipe: not recipe.arch.startswith("resnet18"))
-        run_calls(pool, "ablation", make_metric, metric_path, [(place, args.work, recipe) for recipe in order])
-    tables["ablation"] = pd.DataFrame([ablation_row(name, make_metric(place, args.work, recipe), material) for name, recipe in ablation.items()])
+    study = with_data(read_study("cifar10-panel"), args.folder)
+    run = StudyRun(small_study(study) if args.small else study, args.work)
+    (data,), start, tables = run.data, time.time(), {}
+    run_steps(run, data.training_steps())
+    material, study = study_material(run), run.study
+    order = sorted(ablation.values(), key=lambda recipe: not recipe.arch.startswith("resnet18"))
+    run_steps(run, [data.step(MetricStep, recipe) for recipe in order])
+    rows = [ablation_row(name, data.step(MetricStep, recipe).read(), material) for name, recipe in ablation.items()]
+    tables["ablation"] = pd.DataFrame(rows)
     best = ablation[chosen(tables["ablation"])]
-    with workers() as pool: run_calls(pool, "leave one out", make_metric, metric_path, [(place, args.work, best, left) for left in LEFT_OUT.items()])
-    metric, papers = make_metric(place, args.work, best), make_metric(place, args.work, ablation.get(PAPERS, best))
+    run_steps(run, [data.step(MetricStep, best, left) for left in LEFT_OUT.items()])
+    metric, papers = (data.step(MetricStep, recipe).read() for recipe in (best, ablation.get(PAPERS, best)))
     table = scored(metric, papers, material, "test", "B")
     _, images, owners = rows_of(material, "test")
     columns = ["semsim", "semsim[recipe2309]", *METRICS, "panel A confidence", "sentinel[label]", "sentinel[model]"]
     tables["results"] = results_of(table, columns)
     tables["differences"] = differences_of(table, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr", "panel A confidence"])
-    tables["control"], tables["control_models"], tables["clean"] = control_of(place, args.work)
+    tables["control"], tables["control_models"], tables["clean"] = control_of(run)
     tables["calibration"], tables["reliability"] = calibration_of(metric, material, table, images, owners)
     tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
-    tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, corpus, args.work)
-    tables["left_out"] = leave_out(place, args.work, best, material)
+    tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, data)
+    tables["left_out"] = leave_out(data, best, material)
     digits, digits_material, tables["digits_control"] = digits_of(metric, papers, args.work)
     write_image(digits_sheet(digits, digits_material), args.into / "digits.png")
     some = [name for name in columns if name != "panel A confidence"]
@@ -349,7 +381,7 @@ def main():
     leak = leak_share(metric.calibration(torch.tensor(table.semsim.to_numpy())), metric.calibration.annotator, pd.factorize(table.original)[0])
     for name, one in tables.items(): write_table(one, args.into / f"{name}.csv")
     write_table(material.table.drop(columns="recognised"), args.into / "training_table.parquet")
-    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=dict(corpus.originals), archs=corpus.victims.archs, reconstructions=len(material.table),
+    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=study.originals, archs=study.archs, reconstructions=len(material.table),
                  attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
     with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
     if not args.ship: return

@@ -77,14 +77,18 @@ def check_source(study:Study) -> Study: # the same
         check_name("part that training needs", part, study.parts)
     return study
 
-def from_study(run:StudyRun, executor=None) -> Material: # `executor`: see `run_steps`
-    "Material from a study: its reconstructions and its teacher's answers, made unless they are there."
-    check_source(run.study)
+def study_material(run:StudyRun) -> Material:
+    "The reconstructions of a study and its teacher's answers, which must be there."
     (data,) = run.data
-    run_steps(run, data.training_steps(), executor)
     table = data.training_table()
     images = torch.cat([data.reconstructions(model).flatten(0, 1) for model in run.models_by_attack()])
     return Material(data.images.originals, images, table.assign(recognised=table.recognised_A), "machine panel A")
+
+def from_study(run:StudyRun, executor=None) -> Material: # `executor`: see `run_steps`
+    "Material from a study: its reconstructions and its teacher's answers, made unless they are there."
+    check_source(run.study)
+    run_steps(run, run.data[0].training_steps(), executor)
+    return study_material(run)
 
 # %% ../../nbs/5_study/03c_training.ipynb #b8603bc4
 PEOPLE = "people (the released flag of arXiv:2309.13038)"
