@@ -1,4 +1,4 @@
-"""How far a study scales: units a minute with one and two workers, what a plan of 100,000 units takes, and what the paper's grid would cost.
+"""How far a study scales: files a minute with one and two workers, a plan of 100,000 files, and the cost of the paper's grid.
 
     .venv/bin/python benchmarks/study.py workers       # about 8 minutes, on a machine that does nothing else
     .venv/bin/python benchmarks/study.py plan          # about 5 minutes
@@ -20,16 +20,18 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from semsim.core.seeds import available_cores
 from semsim.core.files import atomic_path
 from semsim.study.cost import Shape, attack_seconds, training_seconds, transform_seconds
 from semsim.core.classifiers import build_classifier
 from semsim.study.settings import make_study, read_study
-from semsim.study.pipeline import run_study, tasks_of
+from semsim.study.study_run import StudyRun
+from semsim.study.pipeline import run_study
 from semsim.core.tasks import WORKER_SETTINGS, Manifest, entry_of, run_tasks
 
 RESULTS = Path(__file__).with_suffix(".json")
 
-# Units a minute
+# Files a minute
 
 SMALL = dict(
     name="small", archs=["lenet", "convnet8"], variants=["none", "prune_70"], originals=40, training=dict(epochs=8),
@@ -48,12 +50,14 @@ def measure_workers() -> dict:
             seconds = time.perf_counter() - begun
             assert not results.missing
             written = Manifest(folder).written
-            found[count] = dict(units=len(written), seconds=seconds, units_a_minute=60 * len(written) / seconds, busy=sum(one["seconds"] for one in written.values()) / seconds / count)
+            busy = sum(one["seconds"] for one in written.values()) / seconds / count
+            rate = 60 * len(written) / seconds
+            found[count] = dict(units=len(written), seconds=seconds, units_a_minute=rate, busy=busy)
             print(count, found[count], flush=True)
     return found | {"ratio": found[2]["units_a_minute"] / found[1]["units_a_minute"]}
 
 
-# A plan of 100,000 units
+# A plan of 100,000 files
 
 
 class AtOnce(Executor):
@@ -70,10 +74,11 @@ def megabytes() -> float:
 
 
 def large_study():
-    "4,350 models of 320 digits: a plan of a little over 100,000 units."
+    "4,350 models of 320 digits: a plan of a little over 100,000 files."
     variants = [f"prune_{percent}" for percent in range(30, 90, 2)]
-    attacks = [dict(preset="inverting_gradients", name=f"steps-{steps}", changes=dict(steps=steps)) for steps in range(100, 129)]
-    return make_study(dict(name="large", archs=["lenet", "mlp", "convnet4", "convnet8", "resnet20"], variants=variants, attacks=attacks, originals=320))
+    attacks = [dict(name=f"steps-{steps}", changes=dict(steps=steps)) for steps in range(100, 129)]
+    archs = ["lenet", "mlp", "convnet4", "convnet8", "resnet20"]
+    return make_study(dict(name="large", archs=archs, variants=variants, attacks=attacks, originals=320))
 
 
 def measure_plan() -> dict:
@@ -81,12 +86,13 @@ def measure_plan() -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder, study = Path(name), large_study()
         before, begun = megabytes(), time.perf_counter()
-        units = tasks_of(study, folder)
+        units = [step.task() for step in StudyRun(study, folder).steps()]
         found = dict(units=len(units), plan_seconds=time.perf_counter() - begun, plan_megabytes=megabytes() - before)
         print(found, flush=True)
         begun = time.perf_counter()
         assert run_tasks(units, AtOnce(), Manifest(folder)) == {}
-        found |= dict(schedule_seconds=time.perf_counter() - begun, peak_megabytes=megabytes(), manifest_megabytes=(folder / "manifest.jsonl").stat().st_size / 1e6)
+        size = (folder / "manifest.jsonl").stat().st_size / 1e6
+        found |= dict(schedule_seconds=time.perf_counter() - begun, peak_megabytes=megabytes(), manifest_megabytes=size)
         print(found, flush=True)
         for one in units:
             one.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,18 +129,28 @@ def project(name, shape) -> list:
     study, rows = read_study(name), []
     attack = study.attacks[0].attack
     for arch in study.archs:
-        train = [training_seconds(arch, shape, study.training.batch) + transform_seconds(one.augment, one.policy, shape) for one in study.variants]
-        rows_timed = {32: 20, 64: 4, 112: 1}[shape.size]  # these networks are bound by arithmetic, so a row takes as long in a narrow group
+        batch = study.training.batch
+        transforms = [transform_seconds(one.augment, one.policy, shape) for one in study.variants]
+        train = training_seconds(arch, shape, batch) + sum(transforms) / len(transforms)
+        # These networks are bound by arithmetic, so a row takes as long in a narrow group.
+        rows_timed = {32: 20, 64: 4, 112: 1}[shape.size]
         step = attack_seconds(arch, attack, shape, rows_timed) / rows_timed
-        images, steps = study.training.epochs * shape.train, attack.steps * attack.restarts
+        images, steps, flops = study.training.epochs * shape.train, attack.steps * attack.restarts, forward_flops(arch, shape)
         rows.append(dict(
-            study=name, arch=arch, models=len(study.variants), originals=study.originals, epochs=study.training.epochs, train=shape.train, steps=steps,
-            train_seconds_an_image=sum(train) / len(train), attack_seconds_an_image_step=step, forward_gflop=forward_flops(arch, shape) / 1e9,
-            classifier_hours=images * sum(train) / len(train) / 3600, attack_hours_a_model=study.originals * steps * step / 3600,
-            classifier_pflop=PASSES["training"] * images * forward_flops(arch, shape) / 1e15, attack_pflop_a_model=PASSES["attack"] * study.originals * steps * forward_flops(arch, shape) / 1e15,
+            study=name, arch=arch, models=len(study.variants), originals=study.originals, epochs=study.training.epochs,
+            train=shape.train, steps=steps, train_seconds_an_image=train, attack_seconds_an_image_step=step,
+            forward_gflop=flops / 1e9, classifier_hours=images * train / 3600,
+            attack_hours_a_model=study.originals * steps * step / 3600,
+            classifier_pflop=PASSES["training"] * images * flops / 1e15,
+            attack_pflop_a_model=PASSES["attack"] * study.originals * steps * flops / 1e15,
         ))  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def project_all() -> list:
+    "What every study of the grid costs."
+    return [row for name, shape in SHAPES.items() for row in project(name, shape)]
 
 
 def main():
@@ -143,8 +159,9 @@ def main():
     part = parser.parse_args().part
     for name, value in WORKER_SETTINGS.items():
         os.environ.setdefault(name, value)
-    measured = {"workers": measure_workers, "plan": measure_plan, "projection": lambda: [row for name, shape in SHAPES.items() for row in project(name, shape)]}[part]()
-    machine = dict(cores=len(os.sched_getaffinity(0)), processor=platform.processor() or platform.machine(), torch=torch.__version__)
+    measured = {"workers": measure_workers, "plan": measure_plan, "projection": project_all}[part]()
+    processor = platform.processor() or platform.machine()
+    machine = dict(cores=available_cores(), processor=processor, torch=torch.__version__)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with atomic_path(RESULTS) as temporary:
         temporary.write_text(json.dumps(known | {part: measured, "machine": machine}, indent=1) + "\n")

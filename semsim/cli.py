@@ -131,17 +131,13 @@ def score(
 # %% ../nbs/5_study/05_cli.ipynb #c1c20119
 @app.command()
 def train(
-    settings:Path=typer.Argument(help="A YAML file: a recipe, and what to learn from (corpus, folder or archive)."),
+    settings:Path=typer.Argument(help="A YAML file: a recipe, and what to learn from (study, folder or archive)."),
     out:Path=typer.Option(Path("semsim-trained"), help="Folder for the metric, its training table and its log."),
     data:Path=typer.Option(None, help="Images, or the archive, in place of those that the settings name."),
 ):
     "Train SemSim on what annotators recognised, and calibrate it."
-    from semsim.training.answered_images import train_from_settings
-    metric = train_from_settings(settings, out, data)
-    card = metric.card
-    print(f"learnt from {card['annotator']}: {card['triplets']} triplets an epoch ({card['borrowed']} with a borrowed negative), last loss {card['curve'][-1]:.3f}",
-          f"{card['calibration']['pairs']} pairs of {card['calibration']['originals']} other originals calibrate its probability",
-          f"{out/card['name']}.safetensors, training_table.parquet and training.json beside it; semsim score ... --semsim {out/card['name']}.safetensors", sep="\n")
+    from semsim.study.train import train_from_settings
+    print(train_from_settings(settings, out, data))
 
 # %% ../nbs/5_study/05_cli.ipynb #a1594b7d
 @app.command()
@@ -165,48 +161,6 @@ def archive(
     found = pd.DataFrame(rows)
     write_table(found, out)
     print(found.round(3).to_string(index=False), f"recognised: the share that {metric.calibration.annotator} would be expected to recognise, with a 95 % interval over originals; {out}", sep="\n")
-
-# %% ../nbs/5_study/05_cli.ipynb #9b74e144
-def with_options(study, # a `Study`
-                 options:dict, # option -> value; None, False or [] for what was not given
-                ): # a `Study`, checked
-    "A study with what the command line says."
-    from semsim.study.settings import Data, make_study
-    given, made = {name: value for name, value in options.items() if value is not None and value is not False and value != []}, study.model_dump(mode="json")
-    if "data" in given: made |= dict(data=[given["data"]], name=Data(source=given["data"]).name)
-    for name in ("size", "skip_bad"):
-        if name in given: made["data"] = [({"source": one} if isinstance(one, str) else one) | {name: given[name]} for one in made["data"]]
-    made |= {field: list(given[name]) for name, field in (("arch", "archs"), ("variant", "variants")) if name in given}
-    if "images" in given: made["originals"] = given["images"]
-    if "epochs" in given: made["training"]["epochs"] = given["epochs"]
-    for panel in filter(None, made["annotators"].values()): panel["presentations"] = given.get("presentations", panel["presentations"])
-    for attack in made["attacks"]:
-        attack["changes"] |= {name: value for name, value in (("steps", given.get("steps")), ("priors", [["tv", given.get("tv")]] if "tv" in given else None)) if value is not None}
-    if "seed" in given: made["seeds"] = dict.fromkeys(made["seeds"], given["seed"])
-    return make_study(made, "study with these options")
-
-# %% ../nbs/5_study/05_cli.ipynb #6babe72f
-def opened_study(source:str, out:Path, options:dict={}) -> tuple: # (`Study`, its folder)
-    "The study that is meant, and where it is kept."
-    from semsim.study.settings import read_study
-    study = with_options(read_study(source), options)
-    return study, out or (Path(source) if Path(source).is_dir() and not options.get("data") else Path("runs")/study.name)
-
-def announced(study, folder:Path) -> tuple: # the same, with absolute paths of data
-    "Say what a study is about to do."
-    from semsim.study.pipeline import located, materials, models_of
-    study = located(study)
-    for one in study.data: print(materials(study, one)[0])
-    print(f"{len(models_of(study))} models x {study.originals} originals; results in {folder}", flush=True)
-    return study, folder
-
-def dask_executor(address:str): # a `concurrent.futures.Executor`
-    "The workers of a running Dask cluster."
-    from semsim.core.errors import InputError
-    try: from distributed import Client
-    except ImportError: raise InputError("--dask needs a package that is not installed: pip install distributed") from None
-    try: return Client(address, timeout=10).get_executor(pure=False)
-    except (OSError, ValueError) as error: raise InputError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}); start one with dask scheduler") from None
 
 # %% ../nbs/5_study/05_cli.ipynb #667c4b80
 _STUDY = typer.Argument("quick", help="A study: the name of one that ships (quick, cifar10-small, paper-cifar100, ...), a YAML file, or a study's folder.")
@@ -233,50 +187,44 @@ def run(
     skip_bad:bool=typer.Option(False, "--skip-bad", help="Leave unreadable image files out, and say so."),
 ):
     "Run a study: train, attack, score, annotate, train SemSim, and say which metric agrees best."
-    from semsim.study.pipeline import run_study
-    given = dict(data=data, arch=arch, variant=variant, images=images, epochs=epochs, presentations=presentations, steps=steps, tv=tv, size=size, seed=seed, skip_bad=skip_bad)
-    chosen, folder = announced(*opened_study(study, out, given))
-    finish(run_study(chosen, folder, dask_executor(dask) if dask else None, workers, retries), folder)
+    from semsim.study.pipeline import dask_executor, open_study
+    given = dict(data=data, arch=arch, variant=variant, images=images, epochs=epochs, presentations=presentations,
+                 steps=steps, tv=tv, size=size, seed=seed, skip_bad=skip_bad)
+    opened = open_study(study, out, **given)
+    print(opened.announce(), flush=True)
+    finish(opened.execute(dask_executor(dask) if dask else None, workers, retries), opened.folder)
 
 # %% ../nbs/5_study/05_cli.ipynb #b759cb39
 def finish(results, folder:Path): # `results`: a `StudyResults`
     "Write the report, say what was found, and leave with 1 if something is missing."
     from semsim.study.report import write_report
-    report = write_report(results, folder)
-    for part in results.parts: print("", *([f"{part.name}:"] if len(results.parts) > 1 else []), *part.verdict, sep="\n")
-    for what, why in list(results.missing.items())[:5]: print(f"missing: {what}: {why}")
-    print(f"Report: {report.resolve()}")
-    if results.missing:
-        print(f"{len(results.missing)} units are missing; the same command tries them again")
-        raise typer.Exit(1)
+    print(results.text(write_report(results, folder)))
+    if results.missing: raise typer.Exit(1)
 
 # %% ../nbs/5_study/05_cli.ipynb #94a5e7b2
 @app.command()
-def plan(study:str=_STUDY, out:Path=_OUT, workers:int=typer.Option(None, min=1, help="Local processes to plan for; without it one for each core.")):
+def estimate(
+    study:str=_STUDY,
+    out:Path=_OUT,
+    workers:int=typer.Option(None, min=1, help="Local processes to plan for; without it one for each core."),
+):
     "Say what a study has still to do, how long it will take on this machine, and how much disk it needs."
-    import os
-    from semsim.study.pipeline import plan_study
-    chosen, folder = opened_study(study, out)
-    table, count = plan_study(chosen, folder), workers or len(os.sched_getaffinity(0))
-    print(table.assign(hours=table.hours.map("{:.2f}".format), gigabytes=table.gigabytes.map("{:.3f}".format)).to_string())
-    print(f"{table.units.sum() - table.done.sum()} of {table.units.sum()} units to do: about {table.hours.sum() / count:.2f} hours with {count} workers, {table.gigabytes.sum():.2f} GB, in {folder}",
-          "Estimated from a few timed steps of each kind on this machine; workers slow each other down.", sep="\n")
+    from semsim.study.pipeline import open_study
+    print(open_study(study, out).estimate(workers))
 
 @app.command()
 def status(study:str=_STUDY, out:Path=_OUT):
     "Say how far a study is, and what failed."
-    from semsim.study.pipeline import study_status
-    chosen, folder = opened_study(study, out)
-    table, failed = study_status(chosen, folder)
-    print(table.to_string(), f"{table.done.sum()} of {table.units.sum()} units are done in {folder}", *(f"failed: {what}: {why}" for what, why in failed.items()), sep="\n")
+    from semsim.study.pipeline import open_study
+    print(open_study(study, out).status())
 
 # %% ../nbs/5_study/05_cli.ipynb #5cd9a51d
 @app.command()
 def report(study:str=_STUDY, out:Path=_OUT):
     "Write a study's tables and report from what is there."
-    from semsim.study.pipeline import report_study
-    chosen, folder = opened_study(study, out)
-    finish(report_study(chosen, folder), folder)
+    from semsim.study.pipeline import open_study
+    opened = open_study(study, out)
+    finish(opened.report(), opened.folder)
 
 # %% ../nbs/5_study/05_cli.ipynb #96fada00
 data_commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Published data sets, as tables.")

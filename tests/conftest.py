@@ -59,7 +59,7 @@ Ended = namedtuple("Ended", "code out err")
 # Imports once what every command needs, then runs each command in a fork of itself.
 SERVER = """
 import json, os, resource, signal, sys, traceback
-import torch, semsim.study.report, semsim.metrics.semsim, semsim.study.pipeline, semsim.training.answered_images
+import torch, semsim.study.report, semsim.metrics.semsim, semsim.study.pipeline, semsim.study.train
 from semsim.cli import main
 torch.set_num_threads(1)
 for line in sys.stdin:

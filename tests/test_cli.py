@@ -195,12 +195,12 @@ def write_sorted(folder, originals=10):
 def test_train_on_sorted_images_then_score_data_sets(semsim, tmp_path):
     write_sorted(tmp_path / "human_anno_id")
     (tmp_path / "settings.yaml").write_text(
-        "name: mine\narchive: human_anno_id\noriginals: 10\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n"
+        "name: mine\narchive: {path: human_anno_id, originals: 10}\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n"
     )
     ended = semsim("train", "settings.yaml", "--out", "out")
     assert ended.code == 0, ended.err
     assert (
-        "learnt from people (the released flag" in ended.out
+        "learned from people (the released flag" in ended.out
         and (tmp_path / "out/training_table.parquet").is_file()
         and (tmp_path / "out/training.json").is_file()
     )

@@ -24,7 +24,8 @@ from semsim.core.files import load_tensors, read_image, save_tensors, write_imag
 from semsim.core.datasets import load_dataset
 from semsim.study.report import write_report
 from semsim.study.settings import changed_settings, make_study, read_study
-from semsim.study.pipeline import run_study, tasks_of
+from semsim.study.study_run import StudyRun
+from semsim.study.pipeline import run_study
 from semsim.core.tasks import Manifest, Task, run_tasks
 
 TINY = dict(
@@ -219,7 +220,7 @@ def test_a_read_only_folder_is_said_in_one_line(copy, semsim, tmp_path):
         code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", disk / "study", "--workers", 1)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "Read-only file system" in err, err
         code, out, err = semsim("status", disk / "study")  # looking is allowed
-        assert code == 0 and "units are done" in out, err
+        assert code == 0 and "tasks are done" in out, err
 
 
 # Damage
@@ -268,12 +269,12 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_p
 
 
 def test_a_plan_counts_units_and_hours(copy, semsim, tmp_path):
-    code, out, err = semsim("plan", tmp_path / "tiny.yaml", "--out", "nowhere")
+    code, out, err = semsim("estimate", tmp_path / "tiny.yaml", "--out", "nowhere")
     assert code == 0, err
     hours = {line.split()[0]: float(line.split()[3]) for line in out.splitlines() if line.split()[0] in ("classifier", "attack", "annotator")}
-    assert "20 of 20 units to do" in out and 0 <= max(hours.values()) < 0.1 and not (tmp_path / "nowhere").exists()
-    code, out, err = semsim("plan", tmp_path / "tiny.yaml", "--out", copy)
-    assert code == 0 and "0 of 20 units to do: about 0.00 hours" in out, err
+    assert "20 of 20 tasks to do" in out and 0 <= max(hours.values()) < 0.1 and not (tmp_path / "nowhere").exists()
+    code, out, err = semsim("estimate", tmp_path / "tiny.yaml", "--out", copy)
+    assert code == 0 and "0 of 20 tasks to do: about 0.00 hours" in out, err
 
 
 # Two at once, and the wrong folder
@@ -401,7 +402,7 @@ def test_the_written_study_is_the_study(undisturbed):
     settings = make_study(TINY)
     assert changed_settings(read_study(undisturbed), settings) == ["data"]  # whose place is written in full
     assert read_study(undisturbed).data[0].name == settings.data[0].name
-    assert len(tasks_of(read_study(undisturbed), undisturbed)) == len(units_in(undisturbed))
+    assert len(StudyRun(read_study(undisturbed), undisturbed).steps()) == len(units_in(undisturbed))
 
 
 # Several data sets, and people

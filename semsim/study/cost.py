@@ -24,12 +24,12 @@ from ..attack.engine import Slots, choose_width, recorded
 from ..attack.inversion import invert, problem_of, seen_by
 from ..metrics.scoring import score, score_sets
 from ..annotate.panels import PANELS
-from .settings import POOLS, Study, study_metric
+from .settings import POOLS, Study, Variant, study_metric
 
 # %% ../../nbs/5_study/01_cost.ipynb #5abc29c4
 @dataclass(frozen=True)
 class Shape:
-    "What of a data set decides the cost."
+    "The properties of a data set that decide the cost."
     classes: int
     channels: int # 1 or 3
     size: int # image side in pixels
@@ -37,7 +37,8 @@ class Shape:
 
     def images(self, count:int): # (count,C,H,W) in [0,1]
         "Images of that shape, of noise."
-        return torch.rand(count, self.channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        random = torch.Generator().manual_seed(0)
+        return torch.rand(count, self.channels, self.size, self.size, generator=random)
 
 # %% ../../nbs/5_study/01_cost.ipynb #e62fe1ce
 def seconds_of(action, # a function without arguments
@@ -52,7 +53,8 @@ def seconds_of(action, # a function without arguments
             begun = time.perf_counter()
             action()
             taken.append(time.perf_counter() - begun)
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
     return median(taken)
 
 # %% ../../nbs/5_study/01_cost.ipynb #b09f0414
@@ -62,14 +64,15 @@ def training_seconds(arch:str, # see `build_classifier`
                      batch:int=32, # images a step
                     ) -> float:
     "Seconds for one image in training."
-    model, images = build_classifier(arch, shape.classes, shape.channels, shape.size).train(), shape.images(batch)
-    return seconds_of(lambda: batch_gradient(model, images, torch.arange(batch) % shape.classes)) / batch
+    model = build_classifier(arch, shape.classes, shape.channels, shape.size).train()
+    images, labels = shape.images(batch), torch.arange(batch) % shape.classes
+    return seconds_of(lambda: batch_gradient(model, images, labels)) / batch
 
 @lru_cache
 def transform_seconds(augment:str, policy:str, shape:Shape) -> float:
     "Seconds for the transform of one image."
-    images = shape.images(50)
-    return seconds_of(lambda: training_input(images, augment, policy, torch.Generator().manual_seed(0)), 0.1) / len(images)
+    images, random = shape.images(50), torch.Generator()
+    return seconds_of(lambda: training_input(images, augment, policy, random.manual_seed(0)), 0.1) / len(images)
 
 # %% ../../nbs/5_study/01_cost.ipynb #cdb25c05
 def replay_seconds(shared, # a `SharedGradient`
@@ -78,9 +81,12 @@ def replay_seconds(shared, # a `SharedGradient`
                   ) -> float:
     "Seconds for the derivative of one row, from a record."
     compute = dict(width=width, precision="float32", device="cpu", channels_last=False, compile=False)
-    objective, starting, _ = problem_of(*seen_by(shared, shared.labels, [(0, 0, 0)]), attack, 0, compute)
+    seen = seen_by(shared, shared.labels, [(0, 0, 0)])
+    objective, starting, _ = problem_of(*seen, attack, 0, compute)
     evaluate, slots = recorded(vmap(grad_and_value(objective, has_aux=True))), Slots(*starting((0, 0, 0)), width)
     return seconds_of(lambda: evaluate(slots.found, slots.known)) / width
+
+QUICK = 0.03 # seconds; a quicker step is timed with the loop around it
 
 @lru_cache
 def attack_seconds(arch:str, # see `build_classifier`
@@ -89,12 +95,12 @@ def attack_seconds(arch:str, # see `build_classifier`
                    rows:int=20, # of a chunk
                   ) -> float:
     "Seconds for one step of a chunk."
-    model, images = build_classifier(arch, shape.classes, shape.channels, shape.size), shape.images(rows)
-    shared = share_gradient(model, images, torch.arange(rows) % shape.classes)
+    model = build_classifier(arch, shape.classes, shape.channels, shape.size)
+    shared = share_gradient(model, shape.images(rows), torch.arange(rows) % shape.classes)
     def run(steps): return seconds_of(lambda: invert(shared, attack, steps=steps, restarts=1, width=rows), 0)
     if attack.optimizer == "lbfgs": return max(run(2) - run(1), 1e-5)
     step = rows * replay_seconds(shared, attack, min(rows, choose_width(shared, rows)))
-    return step if step > 0.03 else max((run(160) - run(100)) / 60, 1e-5)
+    return step if step > QUICK else max((run(160) - run(100)) / 60, 1e-5)
 
 # %% ../../nbs/5_study/01_cost.ipynb #78799ec4
 @lru_cache
@@ -111,33 +117,41 @@ def metric_seconds(metric:str, # see `study_metric`
 # %% ../../nbs/5_study/01_cost.ipynb #6905a367
 STARTING = 0.1 # seconds
 
-def classifier_seconds(study:Study, shape:Shape, arch:str, variant) -> float: # `variant`: a `Variant`
-    "Seconds for the training of a classifier."
-    how, images = study.training, study.training.images or int(shape.train * study.shares.victims)
+def classifier_seconds(study:Study, shape:Shape, arch:str, variant:Variant) -> float:
+    "Seconds for the training of a target model."
+    if not variant.trained: return STARTING
+    how, images = study.training, study.training.images or int(shape.train * study.shares.target_models)
     epochs = how.epochs if how.lr else recipe(arch, how.epochs)["epochs"]
-    return STARTING + epochs * images * (training_seconds(arch, shape, how.batch) + transform_seconds(variant.augment, variant.policy, shape))
+    per_image = training_seconds(arch, shape, how.batch) + transform_seconds(variant.augment, variant.policy, shape)
+    return STARTING + epochs * images * per_image
 
-def chunk_seconds(study:Study, shape:Shape, arch:str, attack:Attack, rows:int) -> float:
+def chunk_seconds(shape:Shape, arch:str, attack:Attack, rows:int) -> float:
     "Seconds for the attack on a chunk."
     return STARTING + attack.steps * attack.restarts * attack_seconds(arch, attack, shape) * rows / 20
 
+def answer_seconds(study:Study, shape:Shape, role:str) -> float: # `role`: "teacher" or "judge"
+    "Seconds that one annotator needs for a training image."
+    panel = getattr(study.annotators, role)
+    arch = "resnet18" if panel.kind == "probes" else panel.arch or PANELS[POOLS[role]]
+    return training_seconds(arch, Shape(shape.classes + 1, shape.channels, shape.size, shape.train))
+
 def annotator_seconds(study:Study, shape:Shape, role:str) -> float: # `role`: "teacher" or "judge"
     "Seconds for the training of an annotator."
-    panel = getattr(study.annotators, role)
-    shape = Shape(shape.classes + 1, shape.channels, shape.size, shape.train)
-    return 2 + panel.presentations * (training_seconds(panel.arch or PANELS[POOLS[role]], shape) + transform_seconds("crop", "", shape))
+    per_image = answer_seconds(study, shape, role) + transform_seconds("crop", "", shape)
+    return 2 + getattr(study.annotators, role).presentations * per_image
 
-def semsim_seconds(study:Study, shape:Shape, models:int) -> float:
+def semsim_seconds(study:Study, shape:Shape, reconstructions:int) -> float: # reconstructions of all originals
     "Seconds for the training of a SemSim."
-    how = study.semsim.followed
-    triplets = study.originals * models * (study.semsim.folds - 1) / study.semsim.folds / 2
+    how, folds = study.semsim.followed, study.semsim.folds
+    triplets = reconstructions * (folds - 1) / folds / 2
     return 3 + how.epochs * triplets * 3 * training_seconds(how.arch, shape)
 
 # %% ../../nbs/5_study/01_cost.ipynb #47bd07c3
 @lru_cache
 def network_bytes(arch:str, shape:Shape) -> int:
     "Bytes of a network's file."
-    return 4 * sum(tensor.numel() for tensor in build_classifier(arch, shape.classes, shape.channels, shape.size).state_dict().values())
+    model = build_classifier(arch, shape.classes, shape.channels, shape.size)
+    return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 def chunk_bytes(shape:Shape, rows:int) -> int:
     "Bytes of a chunk of reconstructions."

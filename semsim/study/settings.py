@@ -8,36 +8,39 @@ __all__ = ['Study', 'read_study']
 # %% ../../nbs/5_study/00_settings.ipynb #d6ef4734
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
-
-import yaml
-from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator,
-)
+from typing import Annotated, Any, Literal, get_args
 
 import semsim
-from ..core.errors import InputError, check_name
-from ..core.files import atomic_path
-from ..core.backbones import parse_architecture
-from ..attack.training import variant_options
-from ..attack.objectives import Attack
-from ..attack.inversion import attack_settings
-from ..metrics.registry import find_metrics
-from ..annotate.machine_annotators import CONFIDENT
-from ..annotate.panels import MEMBERS, PRESENTATIONS
-from ..training.semsim_training import Recipe, check_recipe
-from .corpus import frozen
+from semsim.core.errors import InputError, check_name
+from semsim.core.files import atomic_path
+from semsim.core.backbones import parse_architecture
+from semsim.attack.training import variant_options
+from semsim.attack.objectives import Attack
+from semsim.attack.inversion import attack_settings
+from semsim.metrics.registry import find_metrics
+from semsim.annotate.machine_annotators import CONFIDENT
+from semsim.annotate.panels import MEMBERS, PANELS, PRESENTATIONS, PROBES
+from semsim.training.semsim_training import Recipe, check_recipe
 
 # %% ../../nbs/5_study/00_settings.ipynb #5d6b2ce2
+try:
+    import yaml
+    from pydantic import (
+        AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator,
+    )
+except ImportError as error:
+    raise InputError(f'a study needs {error.name}, which is not installed: pip install "semsim[study]"') from None
+
+# %% ../../nbs/5_study/00_settings.ipynb #55e17e47
 class Settings(BaseModel):
-    "A part of a study's file."
+    "A part of a settings file."
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9+._-]{0,63}$" # of anything that becomes a file or a folder: nothing in it can lead elsewhere
+NAME = r"^[A-Za-z0-9][A-Za-z0-9+._-]{0,63}$" # of anything that becomes a file or folder: cannot point elsewhere
 Name = Annotated[str, Field(pattern=NAME)]
 
 # %% ../../nbs/5_study/00_settings.ipynb #0231fb3d
-def shorthand(field:str): # what a bare word means
+def shorthand(field:str): # the field that a bare word fills
     "Let a part be written as a bare word."
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
@@ -50,210 +53,333 @@ class Data(Settings):
     @property
     def name(self) -> str: # safe as a folder's name
         "What the data set is called in tables."
-        last = Path(self.source).resolve().name if "/" in self.source or "\\" in self.source else self.source
+        is_path = "/" in self.source or "\\" in self.source
+        last = Path(self.source).resolve().name if is_path else self.source
         return re.sub(r"[^A-Za-z0-9+.-]", "-", last).lstrip("-.+")[:64] or "data"
 
 # %% ../../nbs/5_study/00_settings.ipynb #2e1457ff
+UNTRAINED = "untrained"
+
 class Variant(Settings):
     "A way to train a classifier."
     name: Name
     augment: str = "none" # see `train_classifier`
-    policy: str = "" # likewise
-    defense: str = "" # likewise
+    policy: str = "" # see `train_classifier`
+    defense: str = "" # see `train_classifier`
+    trained: bool = True # False: the network keeps its initial weights
 
     @model_validator(mode="before")
     @classmethod
-    def _named(cls, value):
+    def _from_name(cls, value):
+        if value == UNTRAINED: return {"name": UNTRAINED, "trained": False}
         return {"name": value, **variant_options(value)} if isinstance(value, str) else value
 
     @property
     def options(self) -> dict: # of `train_classifier`
-        "What the variant stands for."
+        "The options of `train_classifier` that the variant stands for."
         return dict(augment=self.augment, policy=self.policy, defense=self.defense)
 
     @model_validator(mode="after")
     def _check(self):
-        for option in (self.augment, self.policy and f"policy_{self.policy}", self.defense): variant_options(option or "none")
+        for option in (self.augment, self.policy and f"policy_{self.policy}", self.defense):
+            variant_options(option or "none")
         return self
 
 # %% ../../nbs/5_study/00_settings.ipynb #0179ba68
 class Training(Settings):
-    "How the attacked classifiers are trained."
-    epochs: int = Field(16, ge=1) # without `lr` LeNet gets ten times as many, see `recipe`
-    images: int | None = Field(None, ge=2) # that each is trained on; None for all of the victims' share
-    lr: float | None = Field(None, gt=0) # learning rate of the first epochs; None for the architecture's, see `recipe`
+    "How the target models are trained."
+    epochs: int = Field(16, ge=1) # without `lr` LeNet gets ten times as many
+    images: int | None = Field(None, ge=2) # that each is trained on; None for all of the target models' share
+    lr: float | None = Field(None, gt=0) # learning rate of the first epochs; None for the architecture's own
     batch: int = Field(32, ge=1) # images a step
-    loss_scale: float = Field(1.0, gt=0) # factor of the cross-entropy, in training and in what is shared; the paper's code has 0.5
+    loss_scale: float = Field(1.0, gt=0) # factor of the loss, in training and sharing; the paper's code has 0.5
 
 class Shares(Settings):
     "Disjoint parts of the training images."
-    victims: float = Field(0.3, gt=0, le=1) # to train the attacked classifiers on
+    target_models: float = Field(0.3, gt=0, le=1) # to train the attacked classifiers on
     teacher: float = Field(0.35, ge=0, le=1) # for the panel that teaches SemSim
     judge: float = Field(0.35, ge=0, le=1) # for the panel that judges all metrics
 
 # %% ../../nbs/5_study/00_settings.ipynb #2f12a573
-Changes = Annotated[tuple, BeforeValidator(lambda value: frozen(value) if isinstance(value, dict) else value), PlainSerializer(lambda pairs: {name: value for name, value in pairs})]
+def tuples(value): # what a YAML file gives
+    "The same value with tuples in place of lists."
+    if isinstance(value, dict): return {name: tuples(inner) for name, inner in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value
+
+Changes = Annotated[dict[str, Any], AfterValidator(tuples)]
 
 class StudyAttack(Settings):
-    "An attack on every classifier."
+    "An attack on the target models."
     preset: str = "inverting_gradients" # see `invert`
     name: Name | None = None # in tables; None for the preset's
-    changes: Changes = () # settings that differ from the preset's
-
-    @model_validator(mode="after")
-    def _check(self):
-        self.attack
-        return self
+    changes: Changes = {} # settings that differ from the preset's
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = () # steps after which images are kept as well
+    archs: tuple[str, ...] | None = None # the architectures that are attacked; None for all
 
     @property
     def attack(self) -> Attack:
-        "The attack that is meant."
-        return attack_settings(self.preset, dict(self.changes))
+        "The attack's settings, checked."
+        return attack_settings(self.preset, self.changes)
 
     @property
     def title(self) -> str:
         "Its name in tables."
         return self.name or self.preset
 
+    @property
+    def steps(self) -> tuple: # the last is the end of the attack
+        "The steps after which images are kept."
+        return (*self.snapshots, self.attack.steps)
+
+    @model_validator(mode="after")
+    def _check(self):
+        last, end = max(self.snapshots, default=0), self.attack.steps
+        if last >= end:
+            raise ValueError(f"a snapshot after {last} steps, but the attack ends after {end}, and its end is kept "
+                             "anyway; take earlier ones")
+        return self
+
 # %% ../../nbs/5_study/00_settings.ipynb #a9b1f9b7
 class Panel(Settings):
     "Who annotates."
-    kind: Literal["machines", "people"] = "machines"
+    kind: Literal["networks", "probes", "people"] = "networks"
     arch: str | None = None # of the networks; None for the panel's own, see `PANELS`
-    members: int = Field(MEMBERS, ge=1, le=9) # networks
-    presentations: int = Field(PRESENTATIONS, ge=1) # images that each network sees in its training, copies and epochs counted
-    lr: float = Field(0.02, gt=0) # of their training
-    unsure: float = Field(CONFIDENT, ge=0, lt=1) # the share of clean images on which a network may be too unsure to answer
-    practice: int = Field(0, ge=0) # pictures of each of nine attacks that the panel practises on
+    members: int = Field(MEMBERS, ge=1, le=9) # networks; there are three probes
+    presentations: int = Field(PRESENTATIONS, ge=1) # images that each member sees in training, copies and epochs counted
+    lr: float = Field(0.02, gt=0) # of the networks' training
+    unsure: float = Field(CONFIDENT, ge=0, lt=1) # share of clean images on which a member may be too unsure to answer
+    reconstructions: int = Field(0, ge=0) # pictures of each of nine attacks that the panel trains with
+    parts: tuple[str, ...] | None = None # parts of the originals that the panel annotates; None for all
+
+    @property
+    def size(self) -> int:
+        "How many annotators a panel of machines has."
+        return len(PROBES) if self.kind == "probes" else self.members
 
 class Annotators(Settings):
     "Who teaches SemSim, and who judges all metrics."
     teacher: Annotated[Panel, shorthand("kind")] | None = Panel()
-    judge: Annotated[Panel, shorthand("kind")] = Panel()
+    judge: Annotated[Panel, shorthand("kind")] | None = Panel()
 
-POOLS = {"teacher": "A", "judge": "B"} # which panel does what
+POOLS = {"teacher": "A", "judge": "B"} # role -> name of the panel
 
 # %% ../../nbs/5_study/00_settings.ipynb #4b452566
 class Learning(Settings):
     "How the study trains SemSim."
-    folds: int = Field(2, ge=2, le=10) # parts of the originals, each scored by a SemSim that was trained on the others
-    recipe: Changes = (("arch", "resnet20-0.5"), ("augment", "crop"), ("epochs", 20)) # settings that differ from those of `Recipe`
+    folds: int = Field(2, ge=2, le=10) # parts of the originals; each is scored by a SemSim trained on the others
+    recipe: Changes = {"arch": "resnet20-0.5", "augment": "crop", "epochs": 20} # differences from `Recipe`
 
     @model_validator(mode="after")
     def _check(self):
-        for name, _ in self.recipe: check_name("setting of a recipe", name, list(vars(Recipe())))
-        check_recipe(self.followed)
+        self.followed
         return self
 
     @property
     def followed(self) -> Recipe:
-        "The recipe that is meant."
-        return Recipe(**dict(self.recipe))
+        "The recipe with all its settings, checked."
+        return recipe_of(self.recipe)
 
 class Seeds(Settings):
-    "Another number, other random choices, in this step and what follows from it."
+    "Another number gives other random choices, in this step and what follows from it."
     data: int = 0 # division of the training images, choice of the originals
-    training: int = 0 # of the classifiers
+    training: int = 0 # of the target models
     attacks: int = 0
     annotators: int = 0
     semsim: int = 0 # folds and training
+
+def recipe_of(changes:dict) -> Recipe: # settings that differ from those of `Recipe`
+    "A recipe from a settings file."
+    for name in changes: check_name("setting of a recipe", name, vars(Recipe()))
+    return check_recipe(Recipe(**changes))
 
 # %% ../../nbs/5_study/00_settings.ipynb #d94d9627
 def study_metric(name:str): # a `Metric`
     "A metric that a study may name."
     return find_metrics(name)[0]
 
-# %% ../../nbs/5_study/00_settings.ipynb #63f85c98
+# %% ../../nbs/5_study/00_settings.ipynb #eae130b9
 FORMAT = 1 # of a study's file
 
-# %% ../../nbs/5_study/00_settings.ipynb #e603d51a
+DataSets = tuple[Annotated[Data, shorthand("source")], ...]
+Arch = Annotated[str, AfterValidator(lambda arch: (parse_architecture(arch), arch)[1])]
+Attacks = tuple[Annotated[StudyAttack, shorthand("preset")], ...]
+MetricName = Annotated[str, AfterValidator(lambda name: study_metric(name).name)]
+
+DEFAULT_VARIANTS = tuple(map(Variant.model_validate, ("none", "crop", "policy_43-18-18", "prune_70")))
+DEFAULT_ATTACK = StudyAttack(changes={"steps": 200, "priors": [["tv", 1e-3]]})
+
+# %% ../../nbs/5_study/00_settings.ipynb #63f85c98
 class Study(Settings):
     "All that decides what a study finds."
     format: int = FORMAT
     name: Name = "digits"
-    data: tuple[Annotated[Data, shorthand("source")], ...] = (Data(source="digits", size=16),)
+    data: DataSets = (Data(source="digits", size=16),)
     shares: Shares = Shares()
-    archs: tuple[Annotated[str, AfterValidator(lambda arch: (parse_architecture(arch), arch)[1])], ...] = ("lenet", "convnet8")
-    variants: tuple[Variant, ...] = tuple(map(Variant.model_validate, ("none", "crop", "policy_43-18-18", "prune_70")))
+    archs: tuple[Arch, ...] = ("lenet", "convnet8")
+    variants: tuple[Variant, ...] = DEFAULT_VARIANTS
     training: Training = Training()
-    originals: int = Field(40, ge=4) # test images, attacked in every model
-    attacks: tuple[Annotated[StudyAttack, shorthand("preset")], ...] = (StudyAttack(changes={"steps": 200, "priors": [["tv", 1e-3]]}),)
-    metrics: tuple[Annotated[str, AfterValidator(lambda name: study_metric(name).name)], ...] = ("mse", "psnr", "ssim", "lpips[alex]", "fid[alexnet]")
+    originals: int | dict[str, int] = 40 # test images: a number, or parts with names
+    assignment: Literal["crossed", "rotating"] = "crossed" # which original is attacked in which model
+    attacks: Attacks = (DEFAULT_ATTACK,)
+    metrics: tuple[MetricName, ...] = ("mse", "psnr", "ssim", "lpips[alex]", "fid[alexnet]")
     annotators: Annotators = Annotators()
     semsim: Learning | None = Learning()
     seeds: Seeds = Seeds()
-    device: Literal["cpu", "cuda"] = "cpu" # where classifiers are trained and attacked
+    device: Literal["cpu", "cuda"] = "cpu" # where target models are trained and attacked
 
-    def __hash__(self): # of a part that is quickly hashed: a large plan asks for it a million times
-        return hash((self.name, self.archs, self.originals))
+    @field_validator("originals", mode="before")
+    @classmethod
+    def _check_originals(cls, value):
+        return check_originals(value)
+
+    def __hash__(self): # of a part that is quickly hashed
+        return hash((self.name, self.archs))
+
+    @property
+    def parts(self) -> dict: # name -> number of originals; one part without a name if the study names none
+        "The parts of the originals."
+        return self.originals if isinstance(self.originals, dict) else {"": self.originals}
+
+# %% ../../nbs/5_study/00_settings.ipynb #e603d51a
+LEAST_ORIGINALS = 4
+
+def check_originals(value): # the same value
+    "Refuse originals that are neither a number nor parts with numbers."
+    counts = list(value.values()) if isinstance(value, dict) else [value]
+    whole = all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts)
+    if not whole or sum(counts) < LEAST_ORIGINALS:
+        raise ValueError(f"expected {LEAST_ORIGINALS} or more, as a number or as parts such as "
+                         f"{{train: 20, test: 10}}, not {str(value)[:80]}")
+    return value
 
 # %% ../../nbs/5_study/00_settings.ipynb #930f0122
-def check_study(study:Study) -> Study: # the same
-    "Refuse settings that contradict each other."
-    for what, names in dict(data=[one.name for one in study.data], archs=study.archs, variants=[one.name for one in study.variants],
-                            attacks=[one.title for one in study.attacks], metrics=study.metrics).items():
+def models_in(study:Study) -> list: # triples (arch, `Variant`, number of the attack)
+    "Every combination of architecture, variant and attack that a study compares."
+    return [(arch, variant, number) for arch in study.archs for variant in study.variants
+            for number, attack in enumerate(study.attacks) if attack.archs is None or arch in attack.archs]
+
+def _check_names(study):
+    "Refuse empty lists and names that occur twice"
+    kinds = [(arch, attack.title) for attack in study.attacks for arch in attack.archs or study.archs]
+    lists = dict(data=[one.name for one in study.data], archs=study.archs,
+                 variants=[one.name for one in study.variants], attacks=kinds, metrics=study.metrics)
+    for what, names in lists.items():
         if not names: raise InputError(f"{what}: empty; name one or more")
         twice = sorted({name for name in names if list(names).count(name) > 1})
-        if twice: raise InputError(f"{what}: {twice[0]!r} stands there twice; give each its own name")
-    if len(study.archs) * len(study.variants) * len(study.attacks) < 2: raise InputError("a study compares models; name two or more archs, variants or attacks")
+        said = twice and (twice[0][1] if what == "attacks" else twice[0])
+        if twice: raise InputError(f"{what}: {said!r} is there twice; give each its own name")
+    for attack in study.attacks:
+        for arch in attack.archs or (): check_name(f"architecture of the attack {attack.title}", arch, study.archs)
+    if len(models_in(study)) < 2:
+        raise InputError("a study compares models; name two or more archs, variants or attacks")
+
+# %% ../../nbs/5_study/00_settings.ipynb #383721c5
+def _check_annotators(study):
+    "Refuse panels without images, and annotators that cannot do what they are asked to do"
     teacher, judge, shares = study.annotators.teacher, study.annotators.judge, study.shares
-    if shares.victims + shares.teacher + shares.judge > 1 + 1e-9: raise InputError(f"shares: {shares.victims:g} + {shares.teacher:g} + {shares.judge:g} is more than all training images")
-    if teacher and teacher.kind == "people": raise InputError("annotators.teacher: people judge a study; the teacher is a panel of machines, or null")
-    if study.semsim and not teacher: raise InputError("semsim: there is no teacher to learn from; name annotators.teacher, or set semsim to null")
-    if teacher and not shares.teacher or judge.kind == "machines" and not shares.judge: raise InputError("shares: a panel needs training images of its own; give teacher and judge a share")
-    if study.semsim and study.originals < 2 * study.semsim.folds: raise InputError(f"originals: {study.originals} are too few for {study.semsim.folds} folds; take {2 * study.semsim.folds} or more")
+    if shares.target_models + shares.teacher + shares.judge > 1 + 1e-9:
+        raise InputError(f"shares: {shares.target_models:g} + {shares.teacher:g} + {shares.judge:g} "
+                         "is more than all training images")
+    if teacher and teacher.kind == "people":
+        raise InputError("annotators.teacher: people judge a study; the teacher is a panel of machines, or null")
+    if teacher and not shares.teacher or judge and judge.kind != "people" and not shares.judge:
+        raise InputError("shares: a panel needs training images of its own; give teacher and judge a share")
+    for role, panel in (("teacher", teacher), ("judge", judge)):
+        if panel and panel.arch: parse_architecture(panel.arch)
+        for part in panel and panel.parts or (): check_name(f"part in annotators.{role}", part, study.parts)
+
+def _check_parts(study):
+    "Refuse too few originals"
+    teacher, total = study.annotators.teacher, sum(study.parts.values())
+    for part, count in study.parts.items() if study.assignment == "rotating" else ():
+        if count < len(study.variants):
+            raise InputError(f"originals: {count} in {part or 'all'} for {len(study.variants)} variants; "
+                             "each variant needs one or more")
+    if not study.semsim: return
+    if not teacher:
+        raise InputError("semsim: there is no teacher to learn from; name annotators.teacher, or set semsim to null")
+    if teacher.parts is not None: raise InputError("semsim: its teacher must annotate all parts of the originals")
+    if total < 2 * study.semsim.folds:
+        raise InputError(f"originals: {total} are too few for {study.semsim.folds} folds; "
+                         f"take {2 * study.semsim.folds} or more")
+
+# %% ../../nbs/5_study/00_settings.ipynb #3a947391
+def check_study(study:Study) -> Study: # the same
+    "Refuse settings that contradict each other."
+    _check_names(study)
+    _check_annotators(study)
+    _check_parts(study)
     return study
 
 # %% ../../nbs/5_study/00_settings.ipynb #c36e1ea4
-def yaml_settings(path) -> dict: # a study's file
-    "What stands in a YAML file."
+LARGEST = 2**20 # bytes
+
+def yaml_settings(path) -> dict: # a settings file
+    "The settings in a YAML file."
     path = Path(path)
+    if not path.is_file(): raise InputError(f"{path}: no such file")
     try:
-        if path.stat().st_size > 2**20: raise InputError(f"{path}: more than a megabyte; that is no study")
+        if path.stat().st_size > LARGEST: raise InputError(f"{path}: more than a megabyte; that is no settings file")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)): raise InputError(f"{path}: YAML aliases (*name) are not read; write their content out")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError(f"{path}: YAML aliases (*name) are not read; write their content out")
         found = yaml.safe_load(text)
-    except (OSError, UnicodeError, RecursionError, yaml.YAMLError) as error: raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict): raise InputError(f"{path}: expected settings with names, such as 'archs: [lenet, convnet8]'")
+    except (OSError, UnicodeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected settings with names, such as 'archs: [lenet, convnet8]'")
     return found
 
 # %% ../../nbs/5_study/00_settings.ipynb #6c971f55
-def part_at(place:tuple) -> type: # a subclass of `Settings`
-    "The part of a study's file at a place."
-    part = Study
-    for step in place:
-        if isinstance(step, str) and step in part.model_fields: part = next(iter(_parts(part.model_fields[step].annotation)), part)
-    return part
-
-def _parts(annotation):
+def _parts_in(annotation):
     "The classes of `Settings` in an annotation"
     if isinstance(annotation, type) and issubclass(annotation, Settings): return [annotation]
-    return [found for inner in get_args(annotation) for found in _parts(inner)]
+    return [found for inner in get_args(annotation) for found in _parts_in(inner)]
 
-def first_error(error:ValidationError) -> str: # one line
-    "What is wrong with a study's file, and where."
+def part_at(part:type, place:tuple) -> type: # `part`: a subclass of `Settings`; so is the result
+    "The part of a settings file at a place."
+    for step in place:
+        if isinstance(step, str) and step in part.model_fields:
+            part = next(iter(_parts_in(part.model_fields[step].annotation)), part)
+    return part
+
+def first_error(error:ValidationError, whole:type) -> str: # one line; `whole`: the class of the whole file
+    "What is wrong with a settings file, and where."
     found, more = error.errors()[0], len(error.errors()) - 1
-    *place, last = found["loc"] or ("study",)
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"]).lstrip(".")
+    *place, last = found["loc"] or (whole.__name__.lower(),)
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in (*place, last)).lstrip(".")
     if found["type"] == "extra_forbidden":
-        try: check_name(f"setting of {'.'.join(map(str, place)) or 'a study'}", last, part_at(place).model_fields)
+        owner = ".".join(map(str, place)) or f"a {whole.__name__.lower()}"
+        try: check_name(f"setting of {owner}", last, part_at(whole, place).model_fields)
         except InputError as unknown: said = str(unknown)
-    else: said = f"{where}: {found['msg'].removeprefix('Value error, ')}" + ("" if found["type"] in ("value_error", "missing") else f", not {str(found['input'])[:80]!r}")
+    else:
+        said = f"{where}: {found['msg'].removeprefix('Value error, ')}"
+        if found["type"] not in ("value_error", "missing"): said += f", not {str(found['input'])[:80]!r}"
     return said + (f" (and {more} more)" if more else "")
 
 # %% ../../nbs/5_study/00_settings.ipynb #82e631e0
+def validated(whole:type, # a subclass of `Settings`
+              settings:dict, # as a YAML file gives them
+              where:str, # the file, in an error message
+             ): # an object of that class
+    "Settings, checked, with the defaults filled in."
+    try: return whole.model_validate(settings)
+    except ValidationError as error: raise InputError(f"{where}: {first_error(error, whole)}") from None
+
 def make_study(settings:dict, # as a YAML file gives them
                where:str="study", # the file, in an error message
               ) -> Study:
-    "Check settings, and fill in the defaults."
+    "Check the settings of a study, and fill in the defaults."
     version = settings.get("format", FORMAT)
-    if version != FORMAT: raise InputError(f"{where}: its format is {version!r}, this semsim reads {FORMAT}; use the semsim that it was written for")
-    try: return check_study(Study.model_validate(settings))
-    except ValidationError as error: raise InputError(f"{where}: {first_error(error)}") from None
+    if version != FORMAT:
+        raise InputError(f"{where}: its format is {version!r}, this semsim reads {FORMAT}; "
+                         "use the semsim that it was written for")
+    study = validated(Study, settings, where)
+    try: return check_study(study)
     except InputError as error: raise InputError(f"{where}: {error}") from None
 
 # %% ../../nbs/5_study/00_settings.ipynb #6becd409
-STUDIES = Path(semsim.__file__).parent/"studies" # where the package's own are
+STUDIES = Path(semsim.__file__).parent/"studies" # the package's own
 
 def shipped_studies() -> dict: # name -> path
     "The studies that ship."
@@ -271,11 +397,43 @@ def read_study(source # the name of a study that ships, a YAML file, or a study'
 # %% ../../nbs/5_study/00_settings.ipynb #3d3198d5
 def study_text(study:Study) -> str: # YAML
     "A study as the text of a file, with all defaults."
-    return "# All settings of a study; semsim run FILE does it again.\n" + yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=120)
+    settings = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=120)
+    return f"# All settings of a study; semsim run FILE does it again.\n{settings}"
 
 def write_study(study:Study, path): # a .yaml file
     "Write a study, whole or not at all."
     with atomic_path(path) as temporary: temporary.write_text(study_text(study), encoding="utf-8")
+
+# %% ../../nbs/5_study/00_settings.ipynb #8b513ccc
+def _change_data(settings, given):
+    "Another data set, size, or treatment of unreadable files"
+    if "data" in given:
+        settings["data"] = [{"source": given["data"]}]
+        settings["name"] = Data(source=given["data"]).name
+    for one in settings["data"]: one.update({name: given[name] for name in ("size", "skip_bad") if name in given})
+
+def _change_attacks(settings, given):
+    "Another number of steps, or another weight of the total variation"
+    for attack in settings["attacks"]:
+        if "steps" in given: attack["changes"]["steps"] = given["steps"]
+        if "tv" in given: attack["changes"]["priors"] = [["tv", given["tv"]]]
+
+def change_study(study:Study,
+                 **options, # data, size, skip_bad, arch, variant, images, epochs, presentations, steps, tv, seed
+                ) -> Study: # checked
+    "A study with the settings that the command line changes."
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != []}
+    settings = study.model_dump(mode="json")
+    _change_data(settings, given)
+    _change_attacks(settings, given)
+    for option, field in (("arch", "archs"), ("variant", "variants")):
+        if option in given: settings[field] = list(given[option])
+    if "images" in given: settings["originals"] = given["images"]
+    if "epochs" in given: settings["training"]["epochs"] = given["epochs"]
+    if "seed" in given: settings["seeds"] = dict.fromkeys(settings["seeds"], given["seed"])
+    for panel in filter(None, settings["annotators"].values()):
+        if "presentations" in given: panel["presentations"] = given["presentations"]
+    return make_study(settings, "study with these options")
 
 # %% ../../nbs/5_study/00_settings.ipynb #c1dc4d8d
 def changed_settings(before:Study, after:Study) -> list: # names
