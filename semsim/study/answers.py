@@ -52,6 +52,7 @@ class PanelStep(Step):
         seeds = study.seeds.data, study.seeds.annotators
         return self.data.facts.fingerprint, study.shares.model_dump(), self.role, *seeds
 
+# %% ../../nbs/5_study/02c_answers.ipynb #66662fee
 @dataclass(frozen=True)
 class PanelImagesStep(PanelStep):
     "Reconstructions that a panel trains with."
@@ -64,22 +65,35 @@ class PanelImagesStep(PanelStep):
     def inputs(self): return *self.origin, self.panel.reconstructions
 
     @property
-    def cost(self):
-        shape, attack = self.data.facts.shape, Study().attacks[0].attack
-        seconds = chunk_seconds(shape, "lenet", attack, 20) / 20 * ATTACKS * ATTACK_STEPS / attack.steps
-        count = self.panel.reconstructions
-        return seconds * count * 4 / 3, 4 * count * ATTACKS * chunk_bytes(shape, 1) // 8
+    def cost(self): return self.cost_of_panel_images()
+    def load(self, path): return self.load_panel_images(path)
+    def make(self, path): self.make_panel_images(path)
 
-    def load(self, path):
-        tensors, _ = load_tensors(path)
-        names = tuple(f"reconstruction-{number}" for number in range(len(tensors["labels"])))
-        return Split(tensors["images"].float() / 255, tensors["labels"], names)
 
-    def make(self, path):
-        images, seed = self.data.images, self.data.study.seeds.annotators
-        own = kept_apart(images.shares[self.role], seed)["fit"]
-        made = attacked_pictures(images.dataset, own, self.panel.reconstructions, POOLS[self.role], seed)
-        save_tensors(path, dict(images=(made.images * 255).round().byte(), labels=made.labels))
+
+# %% ../../nbs/5_study/02c_answers.ipynb #16ce43ca
+@patch
+def cost_of_panel_images(self:PanelImagesStep):
+    "What the nine attacks cost."
+    shape, attack = self.data.facts.shape, Study().attacks[0].attack
+    seconds = chunk_seconds(shape, "lenet", attack, 20) / 20 * ATTACKS * ATTACK_STEPS / attack.steps
+    count = self.panel.reconstructions
+    return seconds * count * 4 / 3, 4 * count * ATTACKS * chunk_bytes(shape, 1) // 8
+
+@patch
+def load_panel_images(self:PanelImagesStep, path:Path):
+    "Read the reconstructions with their classes."
+    tensors, _ = load_tensors(path)
+    names = tuple(f"reconstruction-{number}" for number in range(len(tensors["labels"])))
+    return Split(tensors["images"].float() / 255, tensors["labels"], names)
+
+@patch
+def make_panel_images(self:PanelImagesStep, path:Path):
+    "Attack networks of the panel, and write what was found."
+    images, seed = self.data.images, self.data.study.seeds.annotators
+    own = kept_apart(images.shares[self.role], seed)["fit"]
+    made = attacked_pictures(images.dataset, own, self.panel.reconstructions, POOLS[self.role], seed)
+    save_tensors(path, dict(images=(made.images * 255).round().byte(), labels=made.labels))
 
 # %% ../../nbs/5_study/02c_answers.ipynb #607976b3
 @dataclass(frozen=True)
@@ -98,23 +112,38 @@ class NetworkStep(PanelStep):
 
     @property
     def inputs(self):
-        arch, how = self.panel.arch or PANELS[POOLS[self.role]], self.panel.model_dump(exclude={"arch", "members", "parts"})
+        arch = self.panel.arch or PANELS[POOLS[self.role]]
+        how = self.panel.model_dump(exclude={"arch", "members", "parts"})
         return *self.origin, paths_of(self.needs), arch, how, self.member
 
     @property
-    def cost(self):
-        study, shape = self.data.study, self.data.facts.shape
-        arch = self.panel.arch or PANELS[POOLS[self.role]]
-        return annotator_seconds(study, shape, self.role), network_bytes(arch, shape)
+    def cost(self): return self.cost_of_network()
+    def load(self, path): return self.load_network(path)
+    def make(self, path): self.make_network(path)
 
-    def load(self, path): return [as_annotator(load_classifier(path))]
 
-    def make(self, path):
-        images, seed, panel = self.data.images, self.data.study.seeds.annotators, self.panel
-        lessons = self.needs[0].read() if self.needs else None
-        how = dict(arch=panel.arch or "", lr=panel.lr, unsure=panel.unsure, practice=lessons)
-        about = POOLS[self.role], self.member, images.dataset, images.shares[self.role], panel.presentations, seed
-        save_classifier(path, train_annotator(*about, **how))
+
+# %% ../../nbs/5_study/02c_answers.ipynb #62e109de
+@patch
+def cost_of_network(self:NetworkStep):
+    "What the training costs."
+    study, shape = self.data.study, self.data.facts.shape
+    arch = self.panel.arch or PANELS[POOLS[self.role]]
+    return annotator_seconds(study, shape, self.role), network_bytes(arch, shape)
+
+@patch
+def load_network(self:NetworkStep, path:Path):
+    "Read the network, as a list of one annotator."
+    return [as_annotator(load_classifier(path))]
+
+@patch
+def make_network(self:NetworkStep, path:Path):
+    "Train the network, and write it."
+    images, seed, panel = self.data.images, self.data.study.seeds.annotators, self.panel
+    lessons = self.needs[0].read() if self.needs else None
+    how = dict(arch=panel.arch or "", lr=panel.lr, unsure=panel.unsure, practice=lessons)
+    about = POOLS[self.role], self.member, images.dataset, images.shares[self.role], panel.presentations, seed
+    save_classifier(path, train_annotator(*about, **how))
 
 # %% ../../nbs/5_study/02c_answers.ipynb #66fcc627
 @dataclass(frozen=True)
@@ -154,8 +183,8 @@ def write_probes(path:Path, probes:list): # pairs (tensors, card), as `train_pro
 def read_probes(path:Path) -> list: # of `MachineAnnotator`
     "Read the probes of a panel."
     tensors, card = load_hashed(path)
-    parts = [{name: tensors[f"{number}.{name}"] for name in ("weight", "bias")} for number in range(len(card["probes"]))]
-    return [probe(one, about) for one, about in zip(parts, card["probes"])]
+    def part(number): return {name: tensors[f"{number}.{name}"] for name in ("weight", "bias")}
+    return [probe(part(number), about) for number, about in enumerate(card["probes"])]
 
 # %% ../../nbs/5_study/02c_answers.ipynb #f66bbd2f
 @patch
@@ -198,6 +227,7 @@ def panel_labels(answers:pd.DataFrame, # from `panel_answers`
 # %% ../../nbs/5_study/02c_answers.ipynb #8e0643a9
 CLEAN = "original" # in place of a model's name: the panel answers for the originals
 
+# %% ../../nbs/5_study/02c_answers.ipynb #955e983a
 @dataclass(frozen=True)
 class AnswerStep(PanelStep):
     "A panel's answers for the reconstructions of one model, or for the originals."
@@ -219,40 +249,54 @@ class AnswerStep(PanelStep):
         return [CLEAN] if self.model is None else [name for name, _ in self.model.conditions]
 
     @property
-    def places(self) -> list: # numbers
-        "Which of the model's originals are shown."
-        parts = self.data.facts.parts
-        return [place for place, row in enumerate(self.all_rows)
-                if self.panel.parts is None or parts[row] in self.panel.parts]
-
-    @property
     def all_rows(self) -> list: # row numbers
         "The originals of the model."
         return list(range(len(self.data.facts.ids))) if self.model is None else self.data.rows(self.model)
 
     @property
-    def rows(self) -> list: # row numbers
-        "The originals that are shown."
-        rows = self.all_rows
-        return [rows[place] for place in self.places]
-
-    @property
-    def attacks(self): return () if self.model is None else tuple(self.data.chunks(self.model))
-
-    @property
-    def needs(self): return *self.data.panel_steps(self.role), *self.attacks
-
-    @property
-    def inputs(self):
-        return paths_of(self.needs), self.shown, [self.data.facts.ids[row] for row in self.rows]
-
-    @property
-    def cost(self):
-        count = len(self.rows) * len(self.conditions)
-        seconds = count * self.panel.size * answer_seconds(self.data.study, self.data.facts.shape, self.role) / 3
-        return STARTING + seconds, 2000 + 10 * count
-
+    def cost(self): return self.cost_of_answers()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_answers(path)
+
+# %% ../../nbs/5_study/02c_answers.ipynb #01a083ee
+@patch(as_prop=True)
+def places(self:AnswerStep) -> list: # numbers
+    "Which of the model's originals are shown."
+    parts = self.data.facts.parts
+    return [place for place, row in enumerate(self.all_rows)
+            if self.panel.parts is None or parts[row] in self.panel.parts]
+
+@patch(as_prop=True)
+def rows(self:AnswerStep) -> list: # row numbers
+    "The originals that are shown."
+    rows = self.all_rows
+    return [rows[place] for place in self.places]
+
+
+
+
+# %% ../../nbs/5_study/02c_answers.ipynb #642f04c6
+@patch(as_prop=True)
+def attacks(self:AnswerStep) -> tuple[AttackStep, ...]:
+    "The attacks whose results are shown."
+    return () if self.model is None else tuple(self.data.chunks(self.model))
+
+@patch(as_prop=True)
+def needs(self:AnswerStep):
+    "The members of the panel, and the attacks."
+    return *self.data.panel_steps(self.role), *self.attacks
+
+@patch(as_prop=True)
+def inputs(self:AnswerStep):
+    "Who is asked, about what."
+    return paths_of(self.needs), self.shown, [self.data.facts.ids[row] for row in self.rows]
+
+@patch
+def cost_of_answers(self:AnswerStep):
+    "What the answers cost."
+    count = len(self.rows) * len(self.conditions)
+    seconds = count * self.panel.size * answer_seconds(self.data.study, self.data.facts.shape, self.role) / 3
+    return STARTING + seconds, 2000 + 10 * count
 
 # %% ../../nbs/5_study/02c_answers.ipynb #5a544909
 @patch
@@ -266,7 +310,7 @@ def labels(self:AnswerStep) -> Tensor: # as `items`
     return torch.tensor([self.data.facts.labels[row] for row in self.rows]).repeat(len(self.conditions))
 
 @patch
-def make(self:AnswerStep, path:Path):
+def make_answers(self:AnswerStep, path:Path):
     "Let the panel answer."
     if self.model is None: images = self.data.images.originals.images[self.rows]
     else: images = self.data.reconstructions(self.model)[:, self.places].flatten(0, 1)

@@ -18,7 +18,7 @@ from ..core.seeds import generator
 from ..core.files import load_tensors, read_table, save_tensors, write_table
 from ..core.weights import WEIGHTS
 from ..core.datasets import pick
-from ..core.classifiers import Classifier, build_classifier, load_classifier, save_classifier
+from ..core.classifiers import build_classifier, load_classifier, save_classifier
 from ..attack.transforms import training_input
 from ..attack.training import accuracy, channel_statistics, recipe, train_classifier
 from ..attack.sharing import share_gradient
@@ -48,38 +48,48 @@ class ClassifierStep(Step):
         return next(variant for variant in self.data.study.variants if variant.name == self.variant_name)
 
     @property
-    def options(self) -> dict: # of `train_classifier`
-        "Everything that decides the training."
-        how = self.data.study.training
-        numbers = recipe(self.arch, how.epochs) if how.lr is None else dict(epochs=how.epochs, lr=how.lr)
-        shared = dict(batch=how.batch, loss_scale=how.loss_scale, device=self.data.study.device)
-        return numbers | shared | self.variant.options
-
-    @property
     def inputs(self):
         study, facts = self.data.study, self.data.facts
         images = facts.fingerprint, study.shares.target_models, study.training.images, study.seeds.data
         return *images, self.arch, self.options, self.variant.trained, study.seeds.training
 
     @property
-    def cost(self):
-        study, shape = self.data.study, self.data.facts.shape
-        return classifier_seconds(study, shape, self.arch, self.variant), network_bytes(self.arch, shape)
-
+    def cost(self): return self.cost_of_classifier()
     def load(self, path): return load_classifier(path)
+    def make(self, path): self.make_classifier(path)
 
-    def make(self, path):
-        study, images = self.data.study, self.data.images
-        train, seed = images.shares["target_models"], study.seeds.training
-        if study.training.images: train = pick(train, study.training.images, study.seeds.data)
-        if self.variant.trained:
-            model = train_classifier(replace(images.dataset, train=train), self.arch, seed=seed, **self.options)
-        else:
-            _, channels, size, _ = train.images.shape
-            shape = len(images.dataset.classes), channels, size
-            model = build_classifier(self.arch, *shape, *channel_statistics(train), seed=seed)
-            model.card["accuracy"] = accuracy(model, images.dataset.test)
-        save_classifier(path, model)
+
+
+# %% ../../nbs/5_study/02b_attacks.ipynb #22ad63b7
+@patch(as_prop=True)
+def options(self:ClassifierStep) -> dict: # of `train_classifier`
+    "Everything that decides the training."
+    how = self.data.study.training
+    numbers = recipe(self.arch, how.epochs) if how.lr is None else dict(epochs=how.epochs, lr=how.lr)
+    shared = dict(batch=how.batch, loss_scale=how.loss_scale, device=self.data.study.device)
+    return numbers | shared | self.variant.options
+
+@patch
+def cost_of_classifier(self:ClassifierStep):
+    "What the training costs."
+    study, shape = self.data.study, self.data.facts.shape
+    return classifier_seconds(study, shape, self.arch, self.variant), network_bytes(self.arch, shape)
+
+
+@patch
+def make_classifier(self:ClassifierStep, path:Path):
+    "Train the classifier, and write it."
+    study, images = self.data.study, self.data.images
+    train, seed = images.shares["target_models"], study.seeds.training
+    if study.training.images: train = pick(train, study.training.images, study.seeds.data)
+    if self.variant.trained:
+        model = train_classifier(replace(images.dataset, train=train), self.arch, seed=seed, **self.options)
+    else:
+        _, channels, size, _ = train.images.shape
+        shape = len(images.dataset.classes), channels, size
+        model = build_classifier(self.arch, *shape, *channel_statistics(train), seed=seed)
+        model.card["accuracy"] = accuracy(model, images.dataset.test)
+    save_classifier(path, model)
 
 # %% ../../nbs/5_study/02b_attacks.ipynb #dd8550ee
 @patch
@@ -114,37 +124,51 @@ class AttackStep(Step):
         return self.data.study.assignment == "crossed"
 
     @property
-    def rows(self) -> list: # row numbers
-        "The originals of the chunk."
-        rows = self.data.rows(self.model)
-        return rows[self.first:self.first + CHUNK] if self.crossed else rows
-
-    @property
     def title(self):
-        if not self.crossed: return self.model_name
-        return f"{self.model_name}, originals {self.first + 1} to {self.first + len(self.rows)}"
+        originals = f", originals {self.first + 1} to {self.first + len(self.rows)}"
+        return self.model_name + originals * self.crossed
 
     @property
-    def needs(self): return (self.data.classifier(self.model),)
+    def cost(self): return self.cost_of_attack()
+    def load(self, path): return self.load_attack(path)
+    def make(self, path): self.make_attack(path)
 
-    @property
-    def inputs(self):
-        study, attack = self.data.study, self.model.attack
-        ids = [self.data.facts.ids[row] for row in self.rows]
-        how = asdict(attack.attack), attack.snapshots, study.assignment, CHUNK, study.device
-        return *paths_of(self.needs), ids, self.model.number, *how, study.seeds.attacks
 
-    @property
-    def cost(self):
-        shape, count = self.data.facts.shape, len(self.rows)
-        seconds = chunk_seconds(shape, self.model.arch, self.model.attack.attack, count)
-        return seconds, chunk_bytes(shape, count)
 
-    def width(self, shared) -> int: # `shared`: a `SharedGradient`
-        "Rows that are computed together."
-        attack, budget = self.model.attack.attack, _gpu_budget(self.data.study.device)
-        if self.crossed: return min(CHUNK, choose_width(shared, CHUNK, **budget))
-        return choose_width(shared, len(shared) * attack.restarts, **budget)
+# %% ../../nbs/5_study/02b_attacks.ipynb #deab8075
+@patch(as_prop=True)
+def rows(self:AttackStep) -> list: # row numbers
+    "The originals of the chunk."
+    rows = self.data.rows(self.model)
+    return rows[self.first:self.first + CHUNK] if self.crossed else rows
+
+@patch(as_prop=True)
+def needs(self:AttackStep):
+    "The target model."
+    return (self.data.classifier(self.model),)
+
+@patch(as_prop=True)
+def inputs(self:AttackStep):
+    "The classifier, the originals, and everything that decides the attack."
+    study, attack = self.data.study, self.model.attack
+    ids = [self.data.facts.ids[row] for row in self.rows]
+    how = asdict(attack.attack), attack.snapshots, study.assignment, CHUNK, study.device
+    return *paths_of(self.needs), ids, self.model.number, *how, study.seeds.attacks
+
+@patch
+def cost_of_attack(self:AttackStep):
+    "What the attack costs."
+    shape, count = self.data.facts.shape, len(self.rows)
+    seconds = chunk_seconds(shape, self.model.arch, self.model.attack.attack, count)
+    return seconds, chunk_bytes(shape, count)
+
+# %% ../../nbs/5_study/02b_attacks.ipynb #62e5364c
+@patch
+def width(self:AttackStep, shared) -> int: # `shared`: a `SharedGradient`
+    "Rows that are computed together."
+    attack, budget = self.model.attack.attack, _gpu_budget(self.data.study.device)
+    if self.crossed: return min(CHUNK, choose_width(shared, CHUNK, **budget))
+    return choose_width(shared, len(shared) * attack.restarts, **budget)
 
 # %% ../../nbs/5_study/02b_attacks.ipynb #c41a8c59
 @patch
@@ -156,7 +180,7 @@ def sent_images(self:AttackStep, originals) -> Tensor: # `originals`: a `Split`
     return training_input(originals.images, variant.augment, variant.policy, generator("sent", *seed))
 
 @patch
-def make(self:AttackStep, path:Path):
+def make_attack(self:AttackStep, path:Path):
     "Attack the chunk, and write images, losses and what was sent."
     study, settings = self.data.study, self.model.attack
     chunk = self.data.images.originals.take(self.rows)
@@ -171,8 +195,9 @@ def make(self:AttackStep, path:Path):
     card = found.card | {"ids": chunk.ids, "kept": settings.steps}
     save_tensors(path, {"images": images, "losses": found.losses, "sent": sent}, card)
 
+# %% ../../nbs/5_study/02b_attacks.ipynb #d6fd1ad5
 @patch
-def load(self:AttackStep, path:Path) -> dict: # "images": (steps,N,C,H,W) in [0,1], "losses": (N,), "sent": (N,C,H,W)
+def load_attack(self:AttackStep, path:Path) -> dict: # "images": (steps,N,C,H,W) in [0,1], "losses": (N,), "sent": (N,C,H,W)
     "Read what an attack found; images with 256 levels become floats."
     tensors, _ = load_tensors(path)
     if tensors["images"].dtype == torch.uint8: tensors["images"] = tensors["images"].float() / 255
@@ -201,6 +226,7 @@ def weights_of(metric:str) -> str: # a name in `WEIGHTS`, or ""
     "The pretrained weights that a metric uses."
     return SHIPPED if metric.startswith("semsim[shipped]") else study_metric(metric).weights
 
+# %% ../../nbs/5_study/02b_attacks.ipynb #5814f734
 @dataclass(frozen=True)
 class ScoreStep(Step):
     "One metric's scores of one model's reconstructions, against the untransformed originals."
@@ -224,22 +250,32 @@ class ScoreStep(Step):
         return paths_of(self.needs), about.name, about.source, WEIGHTS[weights].files if weights else ""
 
     @property
-    def cost(self):
-        count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
-        return STARTING + count * metric_seconds(self.metric, self.data.facts.shape), 2000 + 8 * count
-
+    def cost(self): return self.cost_of_scores()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_scores(path)
 
-    def make(self, path):
-        originals = self.data.images.originals.take(self.data.rows(self.model))
-        found, about = self.data.reconstructions(self.model), study_metric(self.metric)
-        if about.per == "set":
-            values = [score_sets(originals.images, images, [self.metric]).value.iloc[0] for images in found]
-            return write_table(pd.DataFrame({self.metric: values}), path)
-        known = dict(labels=originals.labels.repeat(len(found))) if "labels" in about.needs else {}
-        if "classifier" in about.needs: known["classifier"] = self.data.classifier(self.model).read()
-        shown = originals.images.repeat(len(found), 1, 1, 1)
-        write_table(score(shown, found.flatten(0, 1), [self.metric], **known), path)
+
+
+# %% ../../nbs/5_study/02b_attacks.ipynb #6e931ad6
+@patch
+def cost_of_scores(self:ScoreStep):
+    "What the scores cost."
+    count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
+    return STARTING + count * metric_seconds(self.metric, self.data.facts.shape), 2000 + 8 * count
+
+
+@patch
+def make_scores(self:ScoreStep, path:Path):
+    "Compute the scores, and write them."
+    originals = self.data.images.originals.take(self.data.rows(self.model))
+    found, about = self.data.reconstructions(self.model), study_metric(self.metric)
+    if about.per == "set":
+        values = [score_sets(originals.images, images, [self.metric]).value.iloc[0] for images in found]
+        return write_table(pd.DataFrame({self.metric: values}), path)
+    known = dict(labels=originals.labels.repeat(len(found))) if "labels" in about.needs else {}
+    if "classifier" in about.needs: known["classifier"] = self.data.classifier(self.model).read()
+    shown = originals.images.repeat(len(found), 1, 1, 1)
+    write_table(score(shown, found.flatten(0, 1), [self.metric], **known), path)
 
 # %% ../../nbs/5_study/02b_attacks.ipynb #2d386231
 @patch

@@ -140,6 +140,7 @@ def annotator_seconds(study:Study, shape:Shape, role:str) -> float: # `role`: "t
     per_image = answer_seconds(study, shape, role) + transform_seconds("crop", "", shape)
     return 2 + getattr(study.annotators, role).presentations * per_image
 
+# %% ../../nbs/5_study/01_cost.ipynb #239f550f
 def semsim_seconds(study:Study, shape:Shape, reconstructions:int) -> float: # reconstructions of all originals
     "Seconds for the training of a SemSim."
     how, folds = study.semsim.followed, study.semsim.folds

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/5_study/02d_folds.ipynb #2f8f3c39
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -55,6 +56,7 @@ class Lesson:
     owners: Tensor # (M,) the original's row for each reconstruction
     recognised: Tensor # (M,) bool
 
+# %% ../../nbs/5_study/02d_folds.ipynb #aff6f316
 @patch
 def folds(self:StudyData) -> Tensor: # (N,) fold numbers
     "The fold of each original."
@@ -122,34 +124,49 @@ class SemSimStep(Step):
         return *answers, *attacks
 
     @property
-    def inputs(self):
-        study = self.data.study
-        return paths_of(self.needs), self.fold, study.semsim.folds, study.semsim.recipe, study.seeds.semsim
+    def cost(self): return self.cost_of_semsim()
+    def load(self, path): return self.load_semsim(path)
+    def make(self, path): self.make_semsim(path)
 
-    @property
-    def cost(self):
-        study, shape = self.data.study, self.data.facts.shape
-        models = self.data.run.models.values()
-        count = sum(len(self.data.rows(model)) * len(model.attack.steps) for model in models)
-        return semsim_seconds(study, shape, count), network_bytes(study.semsim.followed.arch, shape) // 2
 
-    def load(self, path): # (SemSim or None, the reason why there is none)
-        refused = load_tensors(path)[1].get("refused")
-        return (None, refused) if refused else (SemSim.load(path), "")
 
-    def make(self, path):
-        shapes = [data.images.originals.images.shape for data in self.sources]
-        size, channels = min(shape[2] for shape in shapes), 3 if self.fold == OTHERS else shapes[0][1]
-        lesson = joined([data.lesson(self.fold, size, channels) for data in self.sources])
-        study, about = self.data.study, (lesson.originals, lesson.images, lesson.owners, lesson.recognised)
-        try: check_answered(*about)
-        except InputError as nothing: return save_refusal(path, str(nothing))
-        recipe = replace(study.semsim.followed, seed=study.seeds.semsim)
-        train_semsim(*about, "panel A (machine)", recipe).save(path)
+# %% ../../nbs/5_study/02d_folds.ipynb #e87f7c06
+@patch(as_prop=True)
+def inputs(self:SemSimStep):
+    "The answers, the reconstructions and the recipe."
+    study = self.data.study
+    return paths_of(self.needs), self.fold, study.semsim.folds, study.semsim.recipe, study.seeds.semsim
 
+@patch
+def cost_of_semsim(self:SemSimStep):
+    "What the training costs."
+    study, shape = self.data.study, self.data.facts.shape
+    models = self.data.run.models.values()
+    count = sum(len(self.data.rows(model)) * len(model.attack.steps) for model in models)
+    return semsim_seconds(study, shape, count), network_bytes(study.semsim.followed.arch, shape) // 2
+
+@patch
+def load_semsim(self:SemSimStep, path:Path): # (SemSim or None, the reason why there is none)
+    "A SemSim, or None and the reason why there is none."
+    refused = load_tensors(path)[1].get("refused")
+    return (None, refused) if refused else (SemSim.load(path), "")
+
+# %% ../../nbs/5_study/02d_folds.ipynb #29050947
 def save_refusal(path, why:str): # a .safetensors file, and the reason
     "Write why there is no SemSim."
     save_tensors(path, {"nothing": torch.zeros(1)}, {"refused": why})
+
+@patch
+def make_semsim(self:SemSimStep, path:Path):
+    "Train SemSim, or write why there is nothing to learn."
+    shapes = [data.images.originals.images.shape for data in self.sources]
+    size, channels = min(shape[2] for shape in shapes), 3 if self.fold == OTHERS else shapes[0][1]
+    lesson = joined([data.lesson(self.fold, size, channels) for data in self.sources])
+    study, about = self.data.study, (lesson.originals, lesson.images, lesson.owners, lesson.recognised)
+    try: check_answered(*about)
+    except InputError as nothing: return save_refusal(path, str(nothing))
+    recipe = replace(study.semsim.followed, seed=study.seeds.semsim)
+    train_semsim(*about, "panel A (machine)", recipe).save(path)
 
 # %% ../../nbs/5_study/02d_folds.ipynb #6452d6da
 @dataclass(frozen=True)
@@ -173,26 +190,35 @@ class DistanceStep(Step):
 
     @property
     def needs(self): return *self.metrics, *self.data.chunks(self.model)
-
     @property
     def inputs(self): return paths_of(self.metrics), paths_of(self.data.chunks(self.model))
 
     @property
-    def cost(self):
-        count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
-        per_image = training_seconds(self.data.study.semsim.followed.arch, self.data.facts.shape)
-        return STARTING + count * per_image, 2000 + 8 * count
-
+    def cost(self): return self.cost_of_distances()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_distances(path)
 
-    def make(self, path):
-        rows, found = self.data.rows(self.model), self.data.reconstructions(self.model)
-        numbers = self.data.folds()[rows] if self.column == "semsim" else torch.full((len(rows),), OTHERS)
-        originals, distances = self.data.images.originals.images[rows], torch.full(found.shape[:2], float("nan"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # that images are resized is known
-            for step in self.metrics:
-                (metric, _), chosen = step.read(), numbers == step.fold
-                for place, images in enumerate(found if metric else ()):
-                    distances[place, chosen] = metric.score(originals[chosen], images[chosen])
-        write_table(pd.DataFrame({self.column: distances.flatten().numpy()}), path)
+
+
+# %% ../../nbs/5_study/02d_folds.ipynb #e4ba0561
+@patch
+def cost_of_distances(self:DistanceStep):
+    "What the distances cost."
+    count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
+    per_image = training_seconds(self.data.study.semsim.followed.arch, self.data.facts.shape)
+    return STARTING + count * per_image, 2000 + 8 * count
+
+
+@patch
+def make_distances(self:DistanceStep, path:Path):
+    "Compute the distances, and write them."
+    rows, found = self.data.rows(self.model), self.data.reconstructions(self.model)
+    numbers = self.data.folds()[rows] if self.column == "semsim" else torch.full((len(rows),), OTHERS)
+    originals, distances = self.data.images.originals.images[rows], torch.full(found.shape[:2], float("nan"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore") # that images are resized is known
+        for step in self.metrics:
+            (metric, _), chosen = step.read(), numbers == step.fold
+            for place, images in enumerate(found if metric else ()):
+                distances[place, chosen] = metric.score(originals[chosen], images[chosen])
+    write_table(pd.DataFrame({self.column: distances.flatten().numpy()}), path)

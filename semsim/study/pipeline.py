@@ -19,7 +19,7 @@ from ..core.errors import InputError
 from ..core.seeds import available_cores
 from ..core.tasks import RETRIES, Manifest, only_run, run_tasks, workers
 from .settings import POOLS, Study, change_study, changed_settings, read_study, write_study
-from .study_run import Step, StudyData, StudyRun
+from .study_run import StudyData, StudyRun
 from .answers import CLEAN, AnswerStep, PanelImagesStep, panel_of
 from .folds import DistanceStep, SemSimStep, columns_of, folds_of
 from .results import StudyResults, summarise, write_results
@@ -157,8 +157,8 @@ class Estimate:
         shown = table.assign(hours=table.hours.map("{:.2f}".format), gigabytes=table.gigabytes.map("{:.3f}".format))
         to_do = f"{total.tasks - total.done:.0f} of {total.tasks:.0f} tasks to do"
         cost = f"about {total.hours / self.count:.2f} hours with {self.count} workers, {total.gigabytes:.2f} GB"
-        return "\n".join([shown.to_string(), f"{to_do}: {cost}, in {self.folder}",
-                          "Estimated from a few timed steps of each kind on this machine; workers slow each other down."])
+        how = "Estimated from a few timed steps of each kind on this machine; workers slow each other down."
+        return "\n".join([shown.to_string(), f"{to_do}: {cost}, in {self.folder}", how])
 
 def _cost_row(step):
     "What one step still costs"
@@ -182,7 +182,8 @@ class Status:
 
     def __str__(self):
         done = f"{self.table.done.sum()} of {self.table.tasks.sum()} tasks are done in {self.folder}"
-        return "\n".join([self.table.to_string(), done, *(f"failed: {what}: {why}" for what, why in self.failed.items())])
+        failed = [f"failed: {what}: {why}" for what, why in self.failed.items()]
+        return "\n".join([self.table.to_string(), done, *failed])
 
 @patch
 def status(self:StudyRun) -> Status:

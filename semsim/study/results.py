@@ -69,6 +69,7 @@ def _identity(data, model, name, step, rows):
     if isinstance(study.originals, dict): about["part"] = [facts.parts[row] for row in rows]
     return pd.DataFrame(about)
 
+# %% ../../nbs/5_study/03a_results.ipynb #785db24c
 @patch
 def judged_shares(self:StudyData, model:Model) -> dict: # item -> share in [0,1], or NaN
     "The share of the judge that recognised each reconstruction."
@@ -103,6 +104,7 @@ class Collected:
     reconstructions: dict # condition -> (N,C,H,W) images, white where the model did not meet the original
     attacked: dict # condition -> row numbers of the originals that it met
 
+# %% ../../nbs/5_study/03a_results.ipynb #09aec2f9
 def _aligned(images, rows, originals):
     "Images in the rows of their originals, white elsewhere"
     if len(rows) == len(originals): return images
@@ -166,6 +168,7 @@ class DataResults:
 
 AGREEMENT = ("metric", "level", "coefficient", "facet", "statistic", "low", "high", "n", "note") # of an empty table
 
+# %% ../../nbs/5_study/03a_results.ipynb #88621ae8
 def _to_label(data, count, annotator):
     "What to do where nobody has judged"
     if data.study.annotators.judge is None: return [f"Annotator: {annotator}. {count} reconstructions are ready."]
@@ -196,7 +199,8 @@ PACKAGES = ("torch", "torchvision", "lpips", "scikit-image", "scikit-learn", "sc
 
 def package_versions() -> dict: # package -> version
     "The versions that a study ran with."
-    return {"semsim": semsim.__version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    ours = {"semsim": semsim.__version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in PACKAGES}
 
 def hashes(run:StudyRun) -> dict: # name -> hash
     "What the results depend on, by hash."

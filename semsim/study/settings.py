@@ -19,14 +19,15 @@ from semsim.attack.objectives import Attack
 from semsim.attack.inversion import attack_settings
 from semsim.metrics.registry import find_metrics
 from semsim.annotate.machine_annotators import CONFIDENT
-from semsim.annotate.panels import MEMBERS, PANELS, PRESENTATIONS, PROBES
+from semsim.annotate.panels import MEMBERS, PRESENTATIONS, PROBES
 from semsim.training.semsim_training import Recipe, check_recipe
 
 # %% ../../nbs/5_study/00_settings.ipynb #5d6b2ce2
 try:
     import yaml
     from pydantic import (
-        AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator,
+        AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator,
+        model_validator,
     )
 except ImportError as error:
     raise InputError(f'a study needs {error.name}, which is not installed: pip install "semsim[study]"') from None
@@ -108,6 +109,7 @@ def tuples(value): # what a YAML file gives
 
 Changes = Annotated[dict[str, Any], AfterValidator(tuples)]
 
+# %% ../../nbs/5_study/00_settings.ipynb #f1ce245a
 class StudyAttack(Settings):
     "An attack on the target models."
     preset: str = "inverting_gradients" # see `invert`
@@ -134,9 +136,8 @@ class StudyAttack(Settings):
     @model_validator(mode="after")
     def _check(self):
         last, end = max(self.snapshots, default=0), self.attack.steps
-        if last >= end:
-            raise ValueError(f"a snapshot after {last} steps, but the attack ends after {end}, and its end is kept "
-                             "anyway; take earlier ones")
+        said = f"a snapshot after {last} steps, but the attack ends after {end}, and its end is kept anyway"
+        if last >= end: raise ValueError(f"{said}; take earlier ones")
         return self
 
 # %% ../../nbs/5_study/00_settings.ipynb #a9b1f9b7
@@ -145,7 +146,7 @@ class Panel(Settings):
     kind: Literal["networks", "probes", "people"] = "networks"
     arch: str | None = None # of the networks; None for the panel's own, see `PANELS`
     members: int = Field(MEMBERS, ge=1, le=9) # networks; there are three probes
-    presentations: int = Field(PRESENTATIONS, ge=1) # images that each member sees in training, copies and epochs counted
+    presentations: int = Field(PRESENTATIONS, ge=1) # images that each member sees, copies and epochs counted
     lr: float = Field(0.02, gt=0) # of the networks' training
     unsure: float = Field(CONFIDENT, ge=0, lt=1) # share of clean images on which a member may be too unsure to answer
     reconstructions: int = Field(0, ge=0) # pictures of each of nine attacks that the panel trains with
@@ -229,8 +230,7 @@ class Study(Settings):
 
     @field_validator("originals", mode="before")
     @classmethod
-    def _check_originals(cls, value):
-        return check_originals(value)
+    def _check_originals(cls, value): return check_originals(value)
 
     def __hash__(self): # of a part that is quickly hashed
         return hash((self.name, self.archs))

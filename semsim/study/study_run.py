@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.errors import InputError
 from ..core.datasets import Dataset, Split, divide, load_dataset, pick
 from ..core.tasks import Manifest, Task, only_run, run_tasks, task_path, workers
@@ -107,13 +109,15 @@ class Facts:
     classes: tuple # class names
     shape: Shape # what decides the cost
 
+# %% ../../nbs/5_study/02a_study_run.ipynb #c9041958
 class StudyData:
     "One data set of a study."
     def __init__(self,
                  run:StudyRun, # the study in its folder
                  settings:Data, # of the data set
                 ):
-        self.run, self.study, self.folder, self.settings, self.name = run, run.study, run.folder, settings, settings.name
+        self.run, self.study, self.folder = run, run.study, run.folder
+        self.settings, self.name = settings, settings.name
         self._steps = {}
 
     @property
@@ -127,26 +131,31 @@ class StudyData:
         dataset, originals = self.images.dataset, self.images.originals
         shape = Shape(len(dataset.classes), *dataset.train.images.shape[1:3], len(dataset.train))
         parts = tuple(name for name, count in self.study.parts.items() for _ in range(count))
-        return Facts(dataset.fingerprint, originals.ids, tuple(originals.labels.tolist()), parts, dataset.classes, shape)
-
-    def rows(self, model:Model) -> list: # row numbers of the originals
-        "The originals that are attacked in a model."
-        rows = range(len(self.facts.ids))
-        if self.study.assignment == "crossed": return list(rows)
-        variants = self.study.variants
-        return [row for row in rows if (row + model.number) % len(variants) == variants.index(model.variant)]
-
-    def step(self, kind:type, *inputs): # an object of `kind`, a subclass of `Step`
-        "The step with these inputs, always the same object."
-        if (kind, *inputs) not in self._steps: self._steps[kind, *inputs] = kind(self, *inputs)
-        return self._steps[kind, *inputs]
+        labels = tuple(originals.labels.tolist())
+        return Facts(dataset.fingerprint, originals.ids, labels, parts, dataset.classes, shape)
 
     def __reduce__(self):
         return data_of, (self.run, self.name)
 
+# %% ../../nbs/5_study/02a_study_run.ipynb #7649056b
 def data_of(run:StudyRun, name:str) -> StudyData:
     "A data set of a study by its name."
     return next(data for data in run.data if data.name == name)
+
+# %% ../../nbs/5_study/02a_study_run.ipynb #19d4c86a
+@patch
+def rows(self:StudyData, model:Model) -> list: # row numbers of the originals
+    "The originals that are attacked in a model."
+    rows = range(len(self.facts.ids))
+    if self.study.assignment == "crossed": return list(rows)
+    variants = self.study.variants
+    return [row for row in rows if (row + model.number) % len(variants) == variants.index(model.variant)]
+
+@patch
+def step(self:StudyData, kind:type, *inputs): # an object of `kind`, a subclass of `Step`
+    "The step with these inputs, always the same object."
+    if (kind, *inputs) not in self._steps: self._steps[kind, *inputs] = kind(self, *inputs)
+    return self._steps[kind, *inputs]
 
 # %% ../../nbs/5_study/02a_study_run.ipynb #0999b8be
 @dataclass(frozen=True)
@@ -178,14 +187,19 @@ class Step:
         "The content of the file."
         return self.load(self.path)
 
-    def task(self) -> Task:
-        "The step for the scheduler."
-        needs = tuple(step.path for step in self.needs)
-        return Task(self.kind, f"{self.data.name} {self.title}", self.path, make_step, (self,), needs)
+# %% ../../nbs/5_study/02a_study_run.ipynb #54af491b
+@patch
+def task(self:Step) -> Task:
+    "The step for the scheduler."
+    needs = tuple(step.path for step in self.needs)
+    return Task(self.kind, f"{self.data.name} {self.title}", self.path, make_step, (self,), needs)
 
-    def __reduce__(self): # not what was computed on the way
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+@patch
+def __reduce__(self:Step): # not what was computed on the way
+    "What a worker needs to make the same step."
+    return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
+# %% ../../nbs/5_study/02a_study_run.ipynb #02939a2e
 def make_step(step:Step):
     "Write the file of a step: what a worker does."
     step.make(step.path)

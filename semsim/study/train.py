@@ -19,7 +19,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ..core.errors import InputError, check_name
 from ..core.files import atomic_path, write_table
 from ..metrics.semsim import SemSim
-from ..training.semsim_training import Recipe
 from ..training.answered_images import Material, divided, from_folder, from_table, train_on
 from ..paper2309.training_archive import read_training_archive
 from semsim.study.settings import (
@@ -69,10 +68,12 @@ def training_steps(self:StudyData) -> list: # of `Step`
     machines = [role for role in POOLS if panel_of(self.study, role) and panel_of(self.study, role).kind != "people"]
     return [self.step(AnswerStep, role, name) for role in machines for name in self.run.models]
 
+# %% ../../nbs/5_study/03c_training.ipynb #d556e74b
 def check_source(study:Study) -> Study: # the same
     "Refuse a study from which no SemSim can be trained."
     if len(study.data) != 1: raise InputError("study: SemSim is trained on one data set; name one")
-    if not study.annotators.teacher: raise InputError("study: there is no teacher to learn from; name annotators.teacher")
+    if not study.annotators.teacher:
+        raise InputError("study: there is no teacher to learn from; name annotators.teacher")
     for part in ("train", "calibrate") if isinstance(study.originals, dict) else ():
         check_name("part that training needs", part, study.parts)
     return study
@@ -119,6 +120,7 @@ class Archive(Settings):
 
 SOURCES = ("study", "folder", "archive")
 
+# %% ../../nbs/5_study/03c_training.ipynb #b58302f4
 class Training(Settings):
     "What `semsim train` reads: a recipe and one source."
     name: Name | None = None # of the metric; None for the file's
@@ -168,10 +170,12 @@ class TrainedMetric:
         learned = (f"learned from {card['annotator']}: {card['triplets']} triplets an epoch "
                    f"({card['borrowed']} with a borrowed negative), last loss {card['curve'][-1]:.3f}")
         calibration = card["calibration"]
-        calibrated = f"{calibration['pairs']} pairs of {calibration['originals']} other originals calibrate its probability"
+        pairs, originals = calibration["pairs"], calibration["originals"]
+        calibrated = f"{pairs} pairs of {originals} other originals calibrate its probability"
         return "\n".join([learned, calibrated, f"{name}, training_table.parquet and training.json beside it; "
                                                 f"semsim score ... --semsim {name}"])
 
+# %% ../../nbs/5_study/03c_training.ipynb #fae6d408
 def material_of(training:Training, folder, executor=None) -> Material: # `folder`: where a study keeps its files
     "The material that a file of settings asks for."
     if training.study: return from_study(StudyRun(training.study, folder), executor)

@@ -29,7 +29,7 @@ class Material:
     "What a SemSim is trained with."
     originals: Split # N originals
     images: Tensor # (M,C,H,W) reconstructions
-    table: pd.DataFrame # M rows: original, recognised (share in [0,1]), split ("train", "calibrate", or another), and more
+    table: pd.DataFrame # M rows: original, recognised (share in [0,1]), split ("train", "calibrate", ...), and more
     annotator: str # who recognised
 
     @property
@@ -72,6 +72,7 @@ def _warn_of_sizes(paths, size):
     warnings.warn(f"images of another size ({len(wrong)} of {len(sizes)}, the first {height} x {width}) "
                   f"are resized to {size} x {size} for the training")
 
+# %% ../../nbs/3_semsim/training/03_answered_images.ipynb #48b934ce
 def from_table(table:pd.DataFrame, # original, label, original_path, reconstruction_path, recognised
                annotator:str, # who recognised
                size:int=32, # side in pixels that all images are resized to
