@@ -7,6 +7,7 @@ __all__ = ['write_reconstructions']
 
 # %% ../../nbs/0_core/05_folders.ipynb #2f5269ba
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,12 +176,19 @@ def _model_rows(name, originals, folder):
     _match(left, right)
     return [(name, id, *left.files[id], right.files[id][1]) for id in sorted(left.files, key=_id_order)]
 
+# %% ../../nbs/0_core/05_folders.ipynb #7f0ac002
+LAYOUT_MODULE = "semsim.paper2309.reconstruction_archive" # whose `PaperLayout` knows the published archives too
+
+def known_layout() -> FolderLayout:
+    "The layout that recognises all folders that semsim knows."
+    return import_module(LAYOUT_MODULE).PaperLayout()
+
 # %% ../../nbs/0_core/05_folders.ipynb #a4127b16
 def reconstruction_table(folder, # one folder of pairs, or a folder for each model
-                         layout:FolderLayout=FolderLayout(), # how the folders are named
+                         layout:FolderLayout=None, # how the folders are named; None: see `known_layout`
                         ) -> pd.DataFrame: # columns model, original (its id), label, original_path, reconstruction_path
     "Every reconstruction in a folder, with its original."
-    models = {}
+    models, layout = {}, layout or known_layout()
     for path, originals in _sources(Path(folder), layout):
         name = layout.model_name(path)
         if name in models:
