@@ -405,6 +405,30 @@ def test_the_written_study_is_the_study(undisturbed):
     assert len(StudyRun(read_study(undisturbed), undisturbed).steps()) == len(units_in(undisturbed))
 
 
+# Snapshots, parts and a rotating assignment
+
+
+def test_a_rotating_study_has_a_row_for_each_snapshot_and_original(tmp_path, monkeypatch):
+    write_settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    attacks = [dict(name=name, changes=dict(steps=60), snapshots=[20]) for name in ("early", "late")]
+    judge = TINY["annotators"]["judge"] | dict(parts=["test"])
+    changes = dict(originals=dict(train=4, test=4), assignment="rotating", attacks=attacks, semsim=None)
+    study = make_study(TINY | changes | dict(annotators=dict(teacher=None, judge=judge)))
+    with ThreadPoolExecutor(1) as thread:
+        results = run_study(study, tmp_path / "study", thread)
+    assert not results.missing
+    scores = results.parts[0].scores
+    assert len(scores) == 2 * 8 * 2 and scores.step.isin((20, 60)).all()  # attacks, originals, steps
+    assert scores.groupby(["original", "attack"]).variant.nunique().eq(1).all()
+    assert scores.groupby("original").variant.nunique().eq(2).all()
+    assert scores.recognised.notna().equals(scores.part == "test")
+    assert scores.loss.notna().equals(scores.step == 60)
+    pictures = list((tmp_path / "study/reconstructions/pictures/lenet none early 20").glob("*_rec.png"))
+    assert len(pictures) == 4  # only those that the model met
+    assert write_report(results, tmp_path / "study").exists()
+
+
 # Several data sets, and people
 
 
