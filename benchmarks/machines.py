@@ -22,8 +22,8 @@ from torchvision.utils import make_grid
 
 from semsim.core.files import atomic_path, write_image, write_table
 from semsim.core.datasets import divide, load_dataset, pick
-from semsim.annotate.machine_annotators import as_annotator, settle_threshold
-from semsim.annotate.panels import LESSONS, PANELS, accuracy_when, train_annotator
+from semsim.annotate.machine_annotators import as_annotator, fit_threshold
+from semsim.annotate.panels import TRAINING_SETS, PANELS, accuracy_when, train_annotator
 from semsim.annotate.control import ControlSet, control_set, label_evidence_control
 from semsim.metrics.pairs import psnr
 from semsim.core.classifiers import build_classifier
@@ -72,9 +72,9 @@ def trained(materials, budget, panel, lesson):
     data, parts, _, tested = materials
     model = train_annotator(panel, 0, data, parts[panel], budget.presentations, lesson=lesson)
     taught = {lesson: as_annotator(model)}
-    if lesson == LESSONS[-1]:
+    if lesson == TRAINING_SETS[-1]:
         clean = divide(parts[panel], {"clean": 0.2, "fit": 0.8})["clean"]  # what train_annotator settled the threshold on
-        taught[f"{lesson}, threshold raised"] = settle_threshold(taught[lesson], clean.images, RAISED)
+        taught[f"{lesson}, threshold raised"] = fit_threshold(taught[lesson], clean.images, RAISED)
     def row(lesson, one): return dict(annotator=one.name, lesson=lesson, **{name: one.card[name] for name in ("arch", "threshold", "unsure", "clean")})
     return [(row(lesson, one) | accuracy_when([one], tested).iloc[0].add_prefix("right, ").to_dict(), one) for lesson, one in taught.items()]
 
@@ -82,7 +82,7 @@ def trained(materials, budget, panel, lesson):
 def measured(folder, budget):
     "All tables, and what came back of noise."
     tasks = [(attacked, name) for name in ("resnet20-0.25", "convnet4", "lenet", "lenet untrained")]
-    tasks += [(trained, panel, lesson) for lesson in reversed(LESSONS) for panel in PANELS]
+    tasks += [(trained, panel, lesson) for lesson in reversed(TRAINING_SETS) for panel in PANELS]
     shared = materials(folder, budget)
     with workers() as pool:
         done = [pool.submit(task[0], shared, budget, *task[1:]) for task in tasks]

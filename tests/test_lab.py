@@ -84,7 +84,7 @@ def test_step_runs_whole(lab, tab, step):
     state = tab.evaluate(STATE)
     assert not state["errors"]
     assert 0 < state["cells"] == state["ran"]
-    assert not state["widgets"] or step.name == "02_session.ipynb"
+    assert not state["widgets"] or step.name == "04_widget.ipynb"
     if state["figure"] >= 0:
         tab.evaluate("index => jupyterapp.shell.currentWidget.content.scrollToItem(index, 'center')", state["figure"])
         figure = tab.locator(f".jp-Cell[data-windowed-list-index='{state['figure']}'] .jp-OutputArea img").last

@@ -16,11 +16,11 @@ from semsim.core.errors import InputError
 from semsim.core.seeds import generator
 from semsim.core.datasets import Dataset, Split, divide, load_dataset
 from semsim.annotate.machine_annotators import (
-    MachineAnnotator, machine_answers, answer, as_annotator, clip_annotator, clip_weights, settle_threshold,
+    MachineAnnotator, machine_answers, answer, as_annotator, clip_annotator, clip_weights, fit_threshold,
 )
 from semsim.annotate.panels import (
-    PANELS, accuracy_when, attacked_pictures, blurred, lesson_images, noisy, recoloured, train_annotator,
-    with_practice,
+    PANELS, accuracy_when, reconstructions_under_random_labels, blurred, training_images, noisy, recoloured, train_annotator,
+    mix_in_reconstructions,
 )
 from semsim.annotate.control import ControlSet, control_set, control_summary, label_effect, label_evidence_control
 from semsim.core.classifiers import build_classifier, load_classifier, save_classifier
@@ -55,7 +55,7 @@ def test_class_numbers_are_taken_as_they_are():
 @pytest.mark.parametrize("unsure", [0.0, 0.05, 0.25, 0.5])
 def test_threshold_is_the_quantile_of_clean_confidences(unsure):
     confidences = torch.linspace(0.51, 0.99, 41)[torch.randperm(41, generator=generator("order"))]
-    settled = settle_threshold(fixed(torch.stack([confidences, 1 - confidences], 1).tolist()), images(41), unsure)
+    settled = fit_threshold(fixed(torch.stack([confidences, 1 - confidences], 1).tolist()), images(41), unsure)
     assert settled.threshold == pytest.approx(np.quantile(confidences.numpy(), unsure), abs=1e-6)
     assert settled.card == dict(threshold=settled.threshold, unsure=unsure, clean=41)
     assert (answer(settled, images(41)) == -1).sum().item() == round(unsure * 40 + 0.4999 * (unsure * 40 % 1 > 0))
@@ -121,7 +121,7 @@ def test_recoloured_moves_channels_apart_only_in_colour():
 @pytest.mark.parametrize("lesson, pictures, nothing", [("clean", 1, 0), ("nothing", 4, 2), ("attacks", 4, 3)])
 def test_lessons_hold_what_they_say(lesson, pictures, nothing):
     data = small_data(count=60)
-    made = lesson_images(data, data.train, lesson, 2, "test")
+    made = training_images(data, data.train, lesson, 2, "test")
     assert (made.labels < 10).sum() == 60 * pictures and (made.labels == 10).sum() == 30 * nothing
     assert torch.equal(made.images[:60], data.train.images) and len(set(made.ids)) == len(made)
 
@@ -129,7 +129,7 @@ def test_lessons_hold_what_they_say(lesson, pictures, nothing):
 def test_practice_sends_labels_that_say_nothing(monkeypatch):
     data, sent = small_data(count=60), []
     monkeypatch.setattr(machines, "share_gradient", lambda model, images, labels: sent.append((images, labels)) or share_gradient(model, images, labels))
-    made = attacked_pictures(data, data.train, 12, "test", steps=4)
+    made = reconstructions_under_random_labels(data, data.train, 12, "test", steps=4)
     assert len(sent) == 9 and len(made) == 9 * 3 * 16 and set(map(len, (image for image, _ in sent))) == {16}
     true = made.labels.view(9, 3, 16)
     assert (true[:, :, 12:] == 10).all() and (true[:, :, :12] < 10).all() and (true == true[:, :1]).all()
@@ -138,13 +138,13 @@ def test_practice_sends_labels_that_say_nothing(monkeypatch):
         assert [where[image.numpy().tobytes()] for image in pictures[:12]] == labels[:12].tolist()
     names = torch.cat([labels[:12] for _, labels in sent])
     assert (names == torch.cat([labels[:12] for labels in true[:, 0]])).float().mean() < 0.3  # by chance one in ten
-    assert torch.equal(made.images, attacked_pictures(data, data.train, 12, "test", steps=4).images)
+    assert torch.equal(made.images, reconstructions_under_random_labels(data, data.train, 12, "test", steps=4).images)
 
 
 def test_practice_takes_the_place_of_a_third():
     data = small_data(count=60)
     practice = Split(torch.zeros(5, *data.train.images.shape[1:]), torch.full((5,), 10), tuple("abcde"))
-    mixed = with_practice(data.train, practice, generator("mix"))
+    mixed = mix_in_reconstructions(data.train, practice, generator("mix"))
     assert len(mixed) == len(data.train) and (mixed.labels == 10).sum() == len(data.train) // 3
     assert torch.equal(mixed.images[:40], data.train.images[:40]) and not mixed.images[40:].any()
 
@@ -265,7 +265,7 @@ def test_clip_loads_its_file_and_names_the_nearest_sentence(tiny_clip):
     import open_clip
     name, path, net = tiny_clip
     classes = ("cat", "motor_bike", "tree")
-    annotator = settle_threshold(clip_annotator(classes, name, str(path)), images(12), 0.25)
+    annotator = fit_threshold(clip_annotator(classes, name, str(path)), images(12), 0.25)
     shown = images(5, size=32)  # the network's own size: nothing is resized, only rounded to 8 bits and normalised
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     with torch.no_grad():

@@ -9,7 +9,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "session": ["LabellingWidget", "read_answers", "read_consistency"],
+        "session": ["read_answers", "read_consistency"],
+        "widget": ["LabellingWidget"],
         "page": ["serve_annotation_page"],
         "annotator_agreement": ["annotator_agreement", "pairwise_agreement"],
         "consensus": ["aggregate"],

@@ -21,21 +21,17 @@ def latin_square(table:pd.DataFrame, # with columns model and original, a row a 
                 ) -> pd.DataFrame: # one row for each original
     "The reconstructions that the annotator at a place sees."
     models = sorted(table.model.unique())
-    ranks = {
-        original: rank
-        for rank, original in enumerate(
-            sorted(table.original.unique(), key=lambda one: derive_seed("square", seed, one))
-        )
-    }
-    rank, shared = table.original.map(ranks), round(SHARED * len(ranks))
+    shuffled = sorted(table.original.unique(), key=lambda original: derive_seed("square", seed, original))
+    ranks = {original: rank for rank, original in enumerate(shuffled)}
+    rank = table.original.map(ranks)
+    shared = round(SHARED * len(ranks))
     turn = (rank + place * (rank >= shared)) % len(models)
     seen = table[table.model == turn.map(dict(enumerate(models)))]
     if len(seen) < len(ranks):
         gone = sorted(set(ranks) - set(seen.original))[0]
         raise InputError(
             f"original {gone}: not every model has a reconstruction of it, so the models cannot take turns; add it, "
-            "or show "
-            "every reconstruction (every=True, --every)"
+            "or show every reconstruction (every=True, --every)"
         )
     return seen
 
@@ -46,28 +42,33 @@ QUESTIONS = { # name -> (question, what -1 is called)
 }
 SAME = ["no", "yes"] # the answers under `same`, by number
 GOLD, REPEATS = 0.05, 0.1 # for each reconstruction that is shown
-# pictures between a repeat or a photograph and what it must not stand beside; a third of the whole where that is less
+# images between an item and its repeat or photograph; a third of the plan if that is less
 APART = 20
 
 # %% ../../nbs/3_semsim/annotate/01_plan.ipynb #e01bd086
-def make_plan(table:pd.DataFrame, # with columns model, original
-              annotator:str, # whose order it is
-              place:int, # theirs in the Latin square
-              protocol:str="name", # one of `QUESTIONS`
-              every:bool=False, # all reconstructions of an original, instead of one
-              seed:int=0, # of the study
-             ) -> list: # keys, in order: "item:MODEL/ORIGINAL", "repeat:MODEL/ORIGINAL", "gold:ORIGINAL" (or "gold:SHOWN/BESIDE")
-    "What an annotator is shown, in order."
+def make_plan(
+    table:pd.DataFrame, # with columns model, original
+    annotator:str, # whose order it is
+    place:int, # theirs in the Latin square
+    protocol:str="name", # one of `QUESTIONS`
+    every:bool=False, # all reconstructions of an original, instead of one
+    seed:int=0, # of the study
+)->list: # keys in order: "item:MODEL/ORIGINAL", "repeat:MODEL/ORIGINAL", "gold:ORIGINAL" or "gold:SHOWN/BESIDE"
+    "The keys of all images that an annotator is shown, in order."
     random = np.random.default_rng(derive_seed("plan", annotator, protocol, every, seed))
     shown = (table if every else latin_square(table, place, seed)).sample(frac=1, random_state=random)
-    names, apart = (shown.model + "/" + shown.original).tolist(), min(APART, len(shown) // 3)
+    names = (shown.model + "/" + shown.original).tolist()
+    apart = min(APART, len(shown) // 3)
     early = random.permutation(max(1, len(shown) - apart))[:round(REPEATS * len(shown))]
-    later = [(random.uniform(first + apart, len(shown)), f"repeat:{names[first]}") for first in early]
+    repeats = [(random.uniform(first + apart, len(shown)), f"repeat:{names[first]}") for first in early]
     last = {original: row for row, original in enumerate(shown.original)} # where an original is seen for the last time
-    twice = set(shown.original.iloc[early])
-    free = [original for original, row in last.items() if row < len(shown) - apart and original not in twice]
-    for number, original in enumerate(random.permutation(free)[:max(1, round(GOLD * len(shown)))]):
+    repeated = set(shown.original.iloc[early])
+    free = [original for original, row in last.items() if row < len(shown) - apart and original not in repeated]
+    photographs = random.permutation(free)[:max(1, round(GOLD * len(shown)))]
+    gold = []
+    for number, original in enumerate(photographs):
         beside = original if number % 2 == 0 else random.choice([other for other in last if other != original])
         key = f"gold:{original}/{beside}" if protocol == "same" else f"gold:{original}"
-        later.append((random.uniform(last[original] + apart, len(shown)), key))
-    return [key for _, key in sorted([*enumerate(f"item:{name}" for name in names), *later])]
+        gold.append((random.uniform(last[original] + apart, len(shown)), key))
+    items = enumerate(f"item:{name}" for name in names)
+    return [key for _, key in sorted([*items, *repeats, *gold])]

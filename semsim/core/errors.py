@@ -22,3 +22,15 @@ def check_name(kind:str, # what is being named, e.g. "metric"
     if name in known: return name
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) or known
     raise InputError(f"unknown {kind} {name!r}: did you mean {', '.join(near)}?")
+
+# %% ../../nbs/0_core/00_errors.ipynb #1eda3bc8
+from importlib.util import find_spec
+
+# %% ../../nbs/0_core/00_errors.ipynb #3785d19e
+def require_extra(what:str, # what needs the packages, e.g. "the annotation page"
+                  extra:str, # the name of the extra in settings.ini
+                  *modules:str, # the modules to import
+                 ):
+    "Raise an `InputError` that names the extra, if one of its packages is missing."
+    if any(find_spec(module) is None for module in modules):
+        raise InputError(f'{what} needs packages that are not installed: pip install "semsim[{extra}]"')

@@ -20,7 +20,8 @@ from ..core.classifiers import load_classifier, load_hashed, save_classifier, sa
 from ..annotate.session import read_answers
 from ..annotate.consensus import aggregate
 from ..annotate.machine_annotators import as_annotator, named, opinion_of
-from ..annotate.panels import PANELS, attacked_pictures, kept_apart, probe, train_annotator, train_probes
+from ..annotate.panels import PANELS, reconstructions_under_random_labels, kept_apart, train_annotator
+from ..annotate.probes import probe, train_probes
 from .settings import POOLS, Panel, Study
 from semsim.study.cost import (
     STARTING, annotator_seconds, answer_seconds, chunk_bytes, chunk_seconds, network_bytes,
@@ -33,7 +34,7 @@ def panel_of(study:Study, role:str) -> Panel: # `role`: "teacher" or "judge"; No
     "The settings of a panel."
     return getattr(study.annotators, role)
 
-ATTACKS, ATTACK_STEPS = 9, 300 # of `attacked_pictures`
+ATTACKS, ATTACK_STEPS = 9, 300 # of `reconstructions_under_random_labels`
 
 @dataclass(frozen=True)
 class PanelStep(Step):
@@ -92,7 +93,7 @@ def make_panel_images(self:PanelImagesStep, path:Path):
     "Attack networks of the panel, and write what was found."
     images, seed = self.data.images, self.data.study.seeds.annotators
     own = kept_apart(images.shares[self.role], seed)["fit"]
-    made = attacked_pictures(images.dataset, own, self.panel.reconstructions, POOLS[self.role], seed)
+    made = reconstructions_under_random_labels(images.dataset, own, self.panel.reconstructions, POOLS[self.role], seed)
     save_tensors(path, dict(images=(made.images * 255).round().byte(), labels=made.labels))
 
 # %% ../../nbs/5_study/04_answers.ipynb #607976b3
@@ -141,7 +142,7 @@ def make_network(self:NetworkStep, path:Path):
     "Train the network, and write it."
     images, seed, panel = self.data.images, self.data.study.seeds.annotators, self.panel
     lessons = self.needs[0].read() if self.needs else None
-    how = dict(arch=panel.arch or "", lr=panel.lr, unsure=panel.unsure, practice=lessons)
+    how = dict(arch=panel.arch or "", lr=panel.lr, unsure=panel.unsure, reconstructions=lessons)
     about = POOLS[self.role], self.member, images.dataset, images.shares[self.role], panel.presentations, seed
     save_classifier(path, train_annotator(*about, **how))
 

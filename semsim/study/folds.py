@@ -163,8 +163,10 @@ def make_semsim(self:SemSimStep, path:Path):
     size, channels = min(shape[2] for shape in shapes), 3 if self.fold == OTHERS else shapes[0][1]
     lesson = joined([data.lesson(self.fold, size, channels) for data in self.sources])
     study, about = self.data.study, (lesson.originals, lesson.images, lesson.owners, lesson.recognised)
-    try: check_answered(*about)
-    except InputError as nothing: return save_refusal(path, str(nothing))
+    try:
+        check_answered(*about)
+    except InputError as nothing:
+        return save_refusal(path, str(nothing))
     recipe = replace(study.semsim.followed, seed=study.seeds.semsim)
     train_semsim(*about, "panel A (machine)", recipe).save(path)
 

@@ -214,10 +214,12 @@ def announce(self:StudyRun) -> str:
 
 def dask_executor(address:str): # a `concurrent.futures.Executor`
     "The workers of a running Dask cluster."
-    try: from distributed import Client
+    try:
+        from distributed import Client
     except ImportError:
         raise InputError("--dask needs a package that is not installed: pip install distributed") from None
-    try: return Client(address, timeout=10).get_executor(pure=False)
+    try:
+        return Client(address, timeout=10).get_executor(pure=False)
     except (OSError, ValueError) as error:
         raise InputError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}); "
                          "start one with dask scheduler") from None

@@ -166,7 +166,8 @@ def _listed(folder):
     for path in [*sorted(folder.glob("tables/*.*")), *filter(Path.exists, settings)]:
         status = path.stat()
         yield path, file_hash(path, (status.st_mtime_ns, status.st_size))[:16]
-    for path in sorted(folder.glob("reconstructions/*")): yield path, "a folder for each model"
+    for path in sorted(folder.glob("reconstructions/*")):
+        yield path, "a folder for each model"
 
 def _files(folder):
     "Names, relative links and hashes of the study's files"

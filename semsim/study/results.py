@@ -231,7 +231,8 @@ class StudyResults:
     def text(self, report=None) -> str: # `report`: the path of the report, if one was written
         "What a study found, in words."
         lines = []
-        for part in self.parts: lines += ["", *[f"{part.name}:"] * (len(self.parts) > 1), *part.verdict]
+        for part in self.parts:
+            lines += ["", *[f"{part.name}:"] * (len(self.parts) > 1), *part.verdict]
         lines += [f"missing: {what}: {why}" for what, why in list(self.missing.items())[:5]]
         if report: lines.append(f"Report: {Path(report).resolve()}")
         if self.missing: lines.append(f"{len(self.missing)} tasks are missing; the same command tries them again")
@@ -251,8 +252,10 @@ def summarise(run:StudyRun, missing:dict) -> StudyResults: # `missing`: `Task` -
     "Analyse the files of a study, as far as they are there."
     parts, lost = [], {f"{task.kind} {task.name}": why for task, why in missing.items()}
     for data in run.data:
-        try: parts.append(data.analyse())
-        except InputError as error: lost[f"results {data.name}"] = str(error)
+        try:
+            parts.append(data.analyse())
+        except InputError as error:
+            lost[f"results {data.name}"] = str(error)
         warn_of_refusals(data)
     again = f"semsim run study.yaml --out ../{run.study.name}-again"
     return StudyResults(run.study, parts, lost, package_versions(), hashes(run), again)
@@ -269,7 +272,8 @@ def write_results(results:StudyResults, folder):
     "Write a study's tables (CSV and Parquet), settings and reconstructions."
     folder = Path(folder)
     for name in ("scores", "models", "agreement") if results.parts else ():
-        for ending in (".csv", ".parquet"): write_table(results.table(name), folder/"tables"/f"{name}{ending}")
+        for ending in (".csv", ".parquet"):
+            write_table(results.table(name), folder/"tables"/f"{name}{ending}")
     found = {part.name: dict(annotator=part.annotator, verdict=part.verdict) for part in results.parts}
     about = dict(settings=results.study.model_dump(mode="json"), versions=results.versions, hashes=results.hashes,
                  command=results.command, missing=results.missing, results=found)

@@ -18,8 +18,9 @@ from semsim.attack.training import variant_options
 from semsim.attack.objectives import Attack
 from semsim.attack.inversion import attack_settings
 from semsim.metrics.registry import find_metrics
-from semsim.annotate.machine_annotators import CONFIDENT
-from semsim.annotate.panels import MEMBERS, PRESENTATIONS, PROBES
+from semsim.annotate.machine_annotators import UNSURE_SHARE
+from semsim.annotate.panels import MEMBERS, PRESENTATIONS
+from semsim.annotate.probes import PROBES
 from semsim.training.semsim_training import Recipe, check_recipe
 
 # %% ../../nbs/5_study/00_settings.ipynb #5d6b2ce2
@@ -148,7 +149,8 @@ class Panel(Settings):
     members: int = Field(MEMBERS, ge=1, le=9) # networks; there are three probes
     presentations: int = Field(PRESENTATIONS, ge=1) # images that each member sees, copies and epochs counted
     lr: float = Field(0.02, gt=0) # of the networks' training
-    unsure: float = Field(CONFIDENT, ge=0, lt=1) # share of clean images on which a member may be too unsure to answer
+    # share of clean images on which a member may be too unsure to answer
+    unsure: float = Field(UNSURE_SHARE, ge=0, lt=1)
     reconstructions: int = Field(0, ge=0) # pictures of each of nine attacks that the panel trains with
     parts: tuple[str, ...] | None = None # parts of the originals that the panel annotates; None for all
 
@@ -190,7 +192,8 @@ class Seeds(Settings):
 
 def recipe_of(changes:dict) -> Recipe: # settings that differ from those of `Recipe`
     "A recipe from a settings file."
-    for name in changes: check_name("setting of a recipe", name, vars(Recipe()))
+    for name in changes:
+        check_name("setting of a recipe", name, vars(Recipe()))
     return check_recipe(Recipe(**changes))
 
 # %% ../../nbs/5_study/00_settings.ipynb #d94d9627
@@ -269,7 +272,8 @@ def _check_names(study):
         said = twice and (twice[0][1] if what == "attacks" else twice[0])
         if twice: raise InputError(f"{what}: {said!r} is there twice; give each its own name")
     for attack in study.attacks:
-        for arch in attack.archs or (): check_name(f"architecture of the attack {attack.title}", arch, study.archs)
+        for arch in attack.archs or ():
+            check_name(f"architecture of the attack {attack.title}", arch, study.archs)
     if len(models_in(study)) < 2:
         raise InputError("a study compares models; name two or more archs, variants or attacks")
 
@@ -286,7 +290,8 @@ def _check_annotators(study):
         raise InputError("shares: a panel needs training images of its own; give teacher and judge a share")
     for role, panel in (("teacher", teacher), ("judge", judge)):
         if panel and panel.arch: parse_architecture(panel.arch)
-        for part in panel and panel.parts or (): check_name(f"part in annotators.{role}", part, study.parts)
+        for part in panel and panel.parts or ():
+            check_name(f"part in annotators.{role}", part, study.parts)
 
 def _check_parts(study):
     "Refuse too few originals"
@@ -350,8 +355,10 @@ def first_error(error:ValidationError, whole:type) -> str: # one line; `whole`: 
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in (*place, last)).lstrip(".")
     if found["type"] == "extra_forbidden":
         owner = ".".join(map(str, place)) or f"a {whole.__name__.lower()}"
-        try: check_name(f"setting of {owner}", last, part_at(whole, place).model_fields)
-        except InputError as unknown: said = str(unknown)
+        try:
+            check_name(f"setting of {owner}", last, part_at(whole, place).model_fields)
+        except InputError as unknown:
+            said = str(unknown)
     else:
         said = f"{where}: {found['msg'].removeprefix('Value error, ')}"
         if found["type"] not in ("value_error", "missing"): said += f", not {str(found['input'])[:80]!r}"
@@ -363,8 +370,10 @@ def validated(whole:type, # a subclass of `Settings`
               where:str, # the file, in an error message
              ): # an object of that class
     "Settings, checked, with the defaults filled in."
-    try: return whole.model_validate(settings)
-    except ValidationError as error: raise InputError(f"{where}: {first_error(error, whole)}") from None
+    try:
+        return whole.model_validate(settings)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_error(error, whole)}") from None
 
 def make_study(settings:dict, # as a YAML file gives them
                where:str="study", # the file, in an error message
@@ -375,8 +384,10 @@ def make_study(settings:dict, # as a YAML file gives them
         raise InputError(f"{where}: its format is {version!r}, this semsim reads {FORMAT}; "
                          "use the semsim that it was written for")
     study = validated(Study, settings, where)
-    try: return check_study(study)
-    except InputError as error: raise InputError(f"{where}: {error}") from None
+    try:
+        return check_study(study)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 # %% ../../nbs/5_study/00_settings.ipynb #6becd409
 STUDIES = Path(semsim.__file__).parent/"studies" # the package's own
@@ -410,7 +421,8 @@ def _change_data(settings, given):
     if "data" in given:
         settings["data"] = [{"source": given["data"]}]
         settings["name"] = Data(source=given["data"]).name
-    for one in settings["data"]: one.update({name: given[name] for name in ("size", "skip_bad") if name in given})
+    for one in settings["data"]:
+        one.update({name: given[name] for name in ("size", "skip_bad") if name in given})
 
 def _change_attacks(settings, given):
     "Another number of steps, or another weight of the total variation"

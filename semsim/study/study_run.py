@@ -68,7 +68,8 @@ class StudyRun:
         "The images of a data set, read unless they are in memory."
         found = self._images.pop(data.name, None) or read_images(self.study, data.settings)
         self._images[data.name] = found # the last one used is the last in the dictionary
-        for name in list(self._images)[:-KEPT]: del self._images[name]
+        for name in list(self._images)[:-KEPT]:
+            del self._images[name]
         return found
 
     def __reduce__(self): # a worker opens the study itself: images are not sent
@@ -214,9 +215,11 @@ def with_needs(steps) -> list: # of steps, each after what it needs
     ordered = {}
     def add(step):
         if step.path in ordered: return
-        for need in step.needs: add(need)
+        for need in step.needs:
+            add(need)
         ordered[step.path] = step
-    for step in steps: add(step)
+    for step in steps:
+        add(step)
     return list(ordered.values())
 
 def run_steps(run:StudyRun,
@@ -226,4 +229,5 @@ def run_steps(run:StudyRun,
     "Make the files of steps and of all that they need; the first failure is an `InputError`."
     with only_run(run.folder), workers(executor, device=run.study.device) as pool:
         missing = run_tasks([step.task() for step in with_needs(steps)], pool, Manifest(run.folder))
-    for task, why in missing.items(): raise InputError(f"{task.kind} {task.name}: {why}")
+    for task, why in missing.items():
+        raise InputError(f"{task.kind} {task.name}: {why}")

@@ -133,7 +133,8 @@ class Training(Settings):
     @classmethod
     def _one_source(cls, value:Any):
         given = [name for name in SOURCES if name in value]
-        for name in value: check_name("setting", name, cls.model_fields)
+        for name in value:
+            check_name("setting", name, cls.model_fields)
         if len(given) != 1:
             raise ValueError(f"name one source of {', '.join(SOURCES)}; it names {', '.join(given) or 'none'}")
         if not value[given[0]]: raise ValueError(f"{given[0]} is empty")
