@@ -155,7 +155,8 @@ def written_lines(path):
 
 
 def test_lines_are_short():
-    paths = [path for path in tracked(*SOURCES) if path.name != "_modidx.py"]
+    "README.md and the index of names are generated."
+    paths = [path for path in tracked(*SOURCES) if path.name not in ("_modidx.py", "README.md")]
     long = [
         f"{path.relative_to(ROOT)}: {line[:60]}"
         for path in paths
