@@ -1,4 +1,5 @@
-"""How far five people agree, what they say together, and how far machines agree with them: the tables behind the page nbs/results/annotators.
+"""How far five people agree, what they say together, and how far machines agree with them: the tables behind the page
+nbs/results/annotators.
 
 python benchmarks/annotators.py labels.csv clip_zero_shot.csv
 """
@@ -12,7 +13,12 @@ import numpy as np
 import pandas as pd
 
 from semsim.annotate.annotator_agreement import (
-    JUDGEMENTS, annotator_agreement, answer_shares, judgements, pairwise_agreement, study_answers,
+    JUDGEMENTS,
+    annotator_agreement,
+    answer_shares,
+    judgements,
+    pairwise_agreement,
+    study_answers,
 )
 from semsim.annotate.consensus import against, against_others, aggregate, compare_rules, dawid_skene
 from semsim.core.errors import InputError
@@ -27,18 +33,37 @@ def read_machines(path, labels):
     table = pd.read_csv(path)
     names = dict(enumerate(HUMAN_STUDY_MODELS, 1))
     item = table.model_idx.map(names) + "/" + table.image_id.astype(str)
-    if item.duplicated().any() or set(item) != set(labels.index) or (table.gt_label.to_numpy() != labels[item].to_numpy()).any():
+    if (
+        item.duplicated().any()
+        or set(item) != set(labels.index)
+        or (table.gt_label.to_numpy() != labels[item].to_numpy()).any()
+    ):
         raise InputError(f"{path}: its rows are not those of the study")
     machines = [column.removesuffix("_rec_label") for column in table if column.endswith("_rec_label")]
     both = {}
     for part in ("rec", "orig"):
-        rows = [pd.DataFrame({"item": item, "annotator": name, "kind": "machine", "answer": table[f"{name}_{part}_label"], "time": pd.NaT, "confidence": table[f"{name}_{part}_prob"]}) for name in machines]
+        rows = [
+            pd.DataFrame(
+                {
+                    "item": item,
+                    "annotator": name,
+                    "kind": "machine",
+                    "answer": table[f"{name}_{part}_label"],
+                    "time": pd.NaT,
+                    "confidence": table[f"{name}_{part}_prob"],
+                }
+            )
+            for name in machines
+        ]
         both[part] = pd.concat(rows, ignore_index=True)
-    return both["rec"], both["orig"][both["orig"]["item"].str.startswith(names[1] + "/")]  # the originals are the same for every model
+    return both["rec"], both["orig"][
+        both["orig"]["item"].str.startswith(names[1] + "/")
+    ]  # the originals are the same for every model
 
 
 def named_consensus(answers, labels):
-    "The probability that the class on which the annotators agree, by Dawid and Skene with all classes and -1, is the true one."
+    """The probability that the class on which the annotators agree, by Dawid and Skene with all classes and -1, is the
+    true one."""
     learned = dawid_skene(judgements(answers, labels, "class"))
     place = learned.posterior.columns.get_indexer(labels[learned.posterior.index].astype(float))
     value = np.where(place < 0, 0, learned.posterior.to_numpy()[np.arange(len(place)), place])
@@ -54,24 +79,65 @@ def tables_of(annotations, clip, settings):
     observed = flag[(annotations.flag_source == "folder").to_numpy()]
     learned, (by_class, class_steps) = dawid_skene(rights), named_consensus(answers, labels)
     scores = {rule: aggregate(answers, labels, rule) for rule in RULES} | {"dawid_skene, all classes": by_class}
-    by_model = [against(machines, labels, flag, **settings).query("level == 'model'"), against(machines, labels, observed, **settings).query("level == 'image'")]
+    by_model = [
+        against(machines, labels, flag, **settings).query("level == 'model'"),
+        against(machines, labels, observed, **settings).query("level == 'image'"),
+    ]
     mean = scores["mean"]
     tables = {
         "agreement": annotator_agreement(answers, labels, **settings),
-        "pairs": pd.concat([pairwise_agreement(answers, labels, question, **settings) for question in JUDGEMENTS], ignore_index=True),
+        "pairs": pd.concat(
+            [pairwise_agreement(answers, labels, question, **settings) for question in JUDGEMENTS], ignore_index=True
+        ),
         "shares": answer_shares(answers, labels, **settings),
-        "counts": rights.sum(axis=1).astype(int).value_counts().sort_index().rename_axis("right").rename("reconstructions").reset_index(),
+        "counts": rights.sum(axis=1)
+        .astype(int)
+        .value_counts()
+        .sort_index()
+        .rename_axis("right")
+        .rename("reconstructions")
+        .reset_index(),
         "rules": compare_rules(scores, observed, **settings),
-        "reliability": learned.reliability[1.0].unstack().set_axis(["right_where_not", "right_where_recognisable"], axis=1).reset_index(),
+        "reliability": learned.reliability[1.0]
+        .unstack()
+        .set_axis(["right_where_not", "right_where_recognisable"], axis=1)
+        .reset_index(),
         "people": against_others(answers, labels, **settings),
-        "machines": pd.concat([against(machines, labels, mean, **settings).assign(score="five people (mean)"), *(table.assign(score="flag") for table in by_model)], ignore_index=True),
-        "machine_shares": pd.concat([answer_shares(table, labels, **settings).assign(images=images) for images, table in (("reconstructions", machines), ("originals", on_originals))], ignore_index=True),
-        "models": pd.concat([rights, judgements(machines, labels)], axis=1).groupby(rights.index.str.rsplit("/", n=1).str[0]).mean().assign(
-            mean=mean.groupby(mean.index.str.rsplit("/", n=1).str[0]).mean(), flag=flag.groupby(flag.index.str.rsplit("/", n=1).str[0]).mean()).rename_axis("model").reset_index(),
+        "machines": pd.concat(
+            [
+                against(machines, labels, mean, **settings).assign(score="five people (mean)"),
+                *(table.assign(score="flag") for table in by_model),
+            ],
+            ignore_index=True,
+        ),
+        "machine_shares": pd.concat(
+            [
+                answer_shares(table, labels, **settings).assign(images=images)
+                for images, table in (("reconstructions", machines), ("originals", on_originals))
+            ],
+            ignore_index=True,
+        ),
+        "models": pd.concat([rights, judgements(machines, labels)], axis=1)
+        .groupby(rights.index.str.rsplit("/", n=1).str[0])
+        .mean()
+        .assign(
+            mean=mean.groupby(mean.index.str.rsplit("/", n=1).str[0]).mean(),
+            flag=flag.groupby(flag.index.str.rsplit("/", n=1).str[0]).mean(),
+        )
+        .rename_axis("model")
+        .reset_index(),
     }
     same = float(((scores["dawid_skene"] > 0.5) == (scores["majority"] > 0.5)).mean())
-    about = dict(reconstructions=len(rights), originals=int(annotations.original.nunique()), answers=len(answers), right=float(rights.to_numpy().mean()),
-                 prevalence=float(learned.prevalence[1.0]), steps=learned.steps, class_steps=class_steps, dawid_skene_is_majority=same)
+    about = dict(
+        reconstructions=len(rights),
+        originals=int(annotations.original.nunique()),
+        answers=len(answers),
+        right=float(rights.to_numpy().mean()),
+        prevalence=float(learned.prevalence[1.0]),
+        steps=learned.steps,
+        class_steps=class_steps,
+        dawid_skene_is_majority=same,
+    )
     return tables, about
 
 
@@ -86,7 +152,9 @@ def main():
     tables, about = tables_of(read_human_study(asked.labels)[1], asked.clip, settings)
     for name, table in tables.items():
         write_table(table, asked.out / f"{name}.csv")
-    study = dict(settings=settings, versions={name: version(name) for name in ("semsim", "numpy", "scipy", "pandas")}, **about)
+    study = dict(
+        settings=settings, versions={name: version(name) for name in ("semsim", "numpy", "scipy", "pandas")}, **about
+    )
     with atomic_path(asked.out / "study.json") as temporary:
         temporary.write_text(json.dumps(study, indent=1))
 

@@ -1,8 +1,10 @@
-"""How long an annotator waits between a key and the next picture: the labelling page in Chromium, 200 digits answered by keyboard.
+"""How long an annotator waits between a key and the next picture: the labelling page in Chromium, 200 digits answered
+by keyboard.
 
     python benchmarks/labelling.py
 
-Writes benchmarks/labelling.json. Nobody looks at the pictures here: what is measured is the time that the page itself takes of the 15 minutes in which 200 are to be answered.
+Writes benchmarks/labelling.json. Nobody looks at the pictures here: what is measured is the time that the page itself
+takes of the 15 minutes in which 200 are to be answered.
 """
 
 import json
@@ -28,7 +30,8 @@ WATCH = """() => {
     const root = document.querySelector(".semsim-annotate");
     window.keys = []; window.seen = [];
     root.addEventListener("keydown", () => window.keys.push(performance.now()), true);
-    new MutationObserver(() => { if (root.dataset.seen) window.seen.push(performance.now()); }).observe(root, { attributeFilter: ["data-seen"] });
+    const note = () => { if (root.dataset.seen) window.seen.push(performance.now()); };
+    new MutationObserver(note).observe(root, { attributeFilter: ["data-seen"] });
 }"""
 
 
@@ -44,7 +47,16 @@ def make_folder(folder):
 
 def measure(folder):
     "Milliseconds from a key to the next picture, one for each of 200 answers."
-    command = [sys.executable, "-c", "from semsim.cli import main; main()", "annotate", str(folder), "--annotator", "benchmark", "--no-browser"]
+    command = [
+        sys.executable,
+        "-c",
+        "from semsim.cli import main; main()",
+        "annotate",
+        str(folder),
+        "--annotator",
+        "benchmark",
+        "--no-browser",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         try:
             address = next(line for line in server.stdout if line.startswith("Label at ")).split()[-1]
@@ -69,8 +81,15 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         make_folder(Path(scratch))
         waits = measure(Path(scratch))
-    found = dict(items=ITEMS, median_ms=round(float(np.median(waits)), 1), p95_ms=round(float(np.quantile(waits, .95)), 1), largest_ms=round(float(waits.max()), 1),
-                 seconds_of_200=round(float(waits.sum()) / 1000, 1), seconds_left_for_a_picture=round((60 * MINUTES - waits.sum() / 1000) / ITEMS, 2), machine=platform.processor() or platform.machine())
+    found = dict(
+        items=ITEMS,
+        median_ms=round(float(np.median(waits)), 1),
+        p95_ms=round(float(np.quantile(waits, 0.95)), 1),
+        largest_ms=round(float(waits.max()), 1),
+        seconds_of_200=round(float(waits.sum()) / 1000, 1),
+        seconds_left_for_a_picture=round((60 * MINUTES - waits.sum() / 1000) / ITEMS, 2),
+        machine=platform.processor() or platform.machine(),
+    )
     with atomic_path(Path(__file__).with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

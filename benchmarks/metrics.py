@@ -2,9 +2,10 @@
 
     python benchmarks/metrics.py
 
-The loop reads two files, computes MSE, PSNR and SSIM with scikit-image on 8-bit values and LPIPS with AlexNet on images enlarged to
-256 pixels, and goes to the next pair. semsim scores the same files under the protocol `paper2309`, which must give the same values,
-and under `standard`, at the images' own size. What is written: `benchmarks/metrics.json` and the tables of `benchmarks/README.md`.
+The loop reads two files, computes MSE, PSNR and SSIM with scikit-image on 8-bit values and LPIPS with AlexNet on images
+enlarged to 256 pixels, and goes to the next pair. semsim scores the same files under the protocol `paper2309`, which
+must give the same values, and under `standard`, at the images' own size. What is written: `benchmarks/metrics.json` and
+the tables of `benchmarks/README.md`.
 """
 
 import argparse
@@ -31,7 +32,10 @@ from semsim.core.files import to_tensor, write_image
 from semsim.metrics.features import LpipsVectors
 from semsim.metrics.scoring import score
 
-COLUMNS = {"paper2309": [f"paper2309/{name}" for name in ("mse", "psnr", "ssim", "lpips[alex]")], "standard": ["mse", "psnr", "ssim", "lpips[alex]"]}
+COLUMNS = {
+    "paper2309": [f"paper2309/{name}" for name in ("mse", "psnr", "ssim", "lpips[alex]")],
+    "standard": ["mse", "psnr", "ssim", "lpips[alex]"],
+}
 COPIES = 14  # reconstructions of each original, as in the paper's study
 
 
@@ -58,27 +62,51 @@ def loop_over_files(pairs, network):
     for names in pairs[["original", "reconstruction"]].itertuples(index=False):
         first, second = (imread(name) for name in names)
         large = [enlarge(Image.open(name).convert("RGB"))[None] for name in names]
-        rows.append([mean_squared_error(first / 255, second / 255), peak_signal_noise_ratio(first, second, data_range=255),
-                     structural_similarity(first, second, channel_axis=-1), network(*large).item()])
+        rows.append(
+            [
+                mean_squared_error(first / 255, second / 255),
+                peak_signal_noise_ratio(first, second, data_range=255),
+                structural_similarity(first, second, channel_axis=-1),
+                network(*large).item(),
+            ]
+        )
     return np.array(rows)
 
 
 def table(result):
     "What README.md shows."
-    rows = [["loop over files", result["pairs_a_second"]["loop"], 1.0], *([f"semsim, {name}", result["pairs_a_second"][name], ratio] for name, ratio in result["ratios"].items())]
+    rows = [
+        ["loop over files", result["pairs_a_second"]["loop"], 1.0],
+        *([f"semsim, {name}", result["pairs_a_second"][name], ratio] for name, ratio in result["ratios"].items()),
+    ]
     machine, apart = result["machine"], max(result["largest_difference"].values())
-    return "\n\n".join([
-        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, PyTorch {machine['torch']}; {result['pairs']} pairs, "
-        f"{result['copies']} reconstructions for each original; medians of {result['rounds']} rounds. The values under `paper2309` differ from the loop's by {apart:.1g} at most.",
-        markdown(["", "pairs a second", "ratio"], [[name, number(rate), number(ratio, "{:.2f}")] for name, rate, ratio in rows])])
+    return "\n\n".join(
+        [
+            f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, PyTorch "
+            f"{machine['torch']}; {result['pairs']} pairs, "
+            f"{result['copies']} reconstructions for each original; medians of {result['rounds']} rounds. The values "
+            f"under `paper2309` differ from the loop's by {apart:.1g} at most.",
+            markdown(
+                ["", "pairs a second", "ratio"],
+                [[name, number(rate), number(ratio, "{:.2f}")] for name, rate, ratio in rows],
+            ),
+        ]
+    )
 
 
 def main(options):
     with TemporaryDirectory() as folder:
         pairs = write_pairs(Path(folder), options.originals)
-        network = LpipsVectors("alex").lpips.to(memory_format=torch.contiguous_format)  # the package's own, as the loop has it
-        runs = {"loop": lambda: loop_over_files(pairs, network),
-                **{name: lambda columns=columns: score(pairs, metrics=columns)[columns].to_numpy() for name, columns in COLUMNS.items()}}
+        network = LpipsVectors("alex").lpips.to(
+            memory_format=torch.contiguous_format
+        )  # the package's own, as the loop has it
+        runs = {
+            "loop": lambda: loop_over_files(pairs, network),
+            **{
+                name: lambda columns=columns: score(pairs, metrics=columns)[columns].to_numpy()
+                for name, columns in COLUMNS.items()
+            },
+        }
         values = {name: run() for name, run in runs.items()}  # the first run loads the networks
         seconds = {name: [] for name in runs}
         for _ in range(options.rounds):
@@ -89,9 +117,15 @@ def main(options):
     apart = np.abs(values["loop"] - values["paper2309"]).max(0)
     rates = {name: len(pairs) / median(taken) for name, taken in seconds.items()}
     ratios = {name: median(slow / fast for slow, fast in zip(seconds["loop"], seconds[name])) for name in COLUMNS}
-    result = dict(machine=dict(processor=processor(), cores=CORES, python=platform.python_version(), torch=torch.__version__),
-                  pairs=len(pairs), copies=COPIES, rounds=options.rounds, pairs_a_second=rates, ratios=ratios,
-                  largest_difference=dict(zip(("mse", "psnr", "ssim", "lpips[alex]"), apart.tolist())))
+    result = dict(
+        machine=dict(processor=processor(), cores=CORES, python=platform.python_version(), torch=torch.__version__),
+        pairs=len(pairs),
+        copies=COPIES,
+        rounds=options.rounds,
+        pairs_a_second=rates,
+        ratios=ratios,
+        largest_difference=dict(zip(("mse", "psnr", "ssim", "lpips[alex]"), apart.tolist())),
+    )
     (HERE / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     write_readme("metrics.py", table(result))
     print(table(result))

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/proof.py FOLDER
 
-FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. Each table is written as soon as it is finished, with its settings, and
-is not computed again while it is there; `--small` takes few images and steps, to see that all works, and `--into` writes elsewhere.
-The table `prior` comes first: on test images that no other table attacks it chooses how much total variation weighs.
+FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. Each table is written as soon as it is finished, with
+its settings, and is not computed again while it is there; `--small` takes few images and steps, to see that all works,
+and `--into` writes elsewhere. The table `prior` comes first: on test images that no other table attacks it chooses how
+much total variation weighs.
 """
 
 import argparse
@@ -35,7 +36,18 @@ from semsim.attack.labels import infer_labels, label_accuracy
 from semsim.core.tasks import workers
 from semsim.attack.training import train_classifier
 
-PICTURES = ("astronaut", "cat", "coffee", "rocket", "camera", "immunohistochemistry", "retina", "coins", "hubble_deep_field", "brick")
+PICTURES = (
+    "astronaut",
+    "cat",
+    "coffee",
+    "rocket",
+    "camera",
+    "immunohistochemistry",
+    "retina",
+    "coins",
+    "hubble_deep_field",
+    "brick",
+)
 
 
 @dataclass(frozen=True)
@@ -58,28 +70,54 @@ class Budget:
     tv: dict = None  # network -> weight of total variation, from the table `prior`
 
 
-SMALL = Budget(images=8, held=2, seeds=2, steps=20, starts=2, outer=4, few=4, epochs=1, few_epochs=1, deep=2, deep_steps=3, deep_epochs=1,
-               weights=(1e-3, 1e-6))
+SMALL = Budget(
+    images=8,
+    held=2,
+    seeds=2,
+    steps=20,
+    starts=2,
+    outer=4,
+    few=4,
+    epochs=1,
+    few_epochs=1,
+    deep=2,
+    deep_steps=3,
+    deep_epochs=1,
+    weights=(1e-3, 1e-6),
+)
 # Architecture, PyTorch's own initial weights instead of the architecture's, and training from them.
 NETWORKS = ("lenet-torch", "lenet-torch-trained", "lenet", "lenet-trained", "resnet20", "resnet20-trained")
 
 
 def attacked(model, images, labels, steps, tv, seed=0, **options):
     "Inverting Gradients on each image by itself."
-    return invert(share_gradient(model, images, labels, **options), steps=steps, priors=(("tv", tv),), width=16, seed=seed).images
+    return invert(
+        share_gradient(model, images, labels, **options), steps=steps, priors=(("tv", tv),), width=16, seed=seed
+    ).images
 
 
 @lru_cache
 def trained(folder, arch, epochs, init="", policy="", defense=""):
     "A classifier trained on the folder's training images."
-    return train_classifier(load_dataset(folder), arch, epochs, "crop", policy, defense, lr=0.1 if arch == "resnet20" else 0.05, batch=64, init=init)
+    return train_classifier(
+        load_dataset(folder),
+        arch,
+        epochs,
+        "crop",
+        policy,
+        defense,
+        lr=0.1 if arch == "resnet20" else 0.05,
+        batch=64,
+        init=init,
+    )
 
 
 def network(folder, budget, name, seed=0):
     "One of `NETWORKS`."
     arch, *kind = name.split("-")
     init = "torch" if "torch" in kind else ""
-    if "trained" in kind: return trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs, init)
+    if "trained" in kind:
+        return trained(folder, arch, budget.deep_epochs if arch == "resnet20" else budget.epochs, init)
     return build_classifier(arch, init=init, seed=seed)
 
 
@@ -99,7 +137,7 @@ def prior_of(folder, budget, name, tv):
     "Inverting Gradients with one weight of its prior, on images that are held out for the choice."
     steps = budget.deep_steps // 2 if name.startswith("resnet20") else budget.steps
     held = pick(load_dataset(folder).test, budget.images + budget.held)
-    images, labels = held.images[budget.images:], held.labels[budget.images:]
+    images, labels = held.images[budget.images :], held.labels[budget.images :]
     values = psnr(images, attacked(network(folder, budget, name), images, labels, steps, tv)).tolist()
     return [dict(network=name, tv=tv, image=budget.images + n, psnr=value) for n, value in enumerate(values)]
 
@@ -118,7 +156,9 @@ def labels_of(folder, budget, arch, training):
     "Labels read off gradients: the share that is right."
     test = load_dataset(folder).test
     count = budget.images - budget.images % 8
-    chosen = test.take(torch.randperm(len(test), generator=generator("labels"))[:count].tolist())  # so that batches repeat classes
+    chosen = test.take(
+        torch.randperm(len(test), generator=generator("labels"))[:count].tolist()
+    )  # so that batches repeat classes
     model = trained(folder, arch, budget.few_epochs) if training == "trained" else build_classifier(arch)
     rows = []
     for batch in (1, 2, 4, 8):
@@ -134,32 +174,47 @@ def labels_tasks(budget):
 
 
 def published_dlg(model, shared, seed, steps):
-    "Images and labels found as the published code does: L-BFGS in single precision, without line search and with the objective as it is."
+    """Images and labels found as the published code does: L-BFGS in single precision, without line search and with the
+    objective as it is."""
     attack = PRESETS["dlg"]
     objective = attacker_objective(shared.client, attack, scale_of(model, attack.units))
     known = known_of(shared, None, layer_weights(shared.gradients), 0)
     found = {name: tensor.requires_grad_() for name, tensor in start_of(shared, attack, True, seed, 0, 0).items()}
     optimizer = torch.optim.LBFGS(list(found.values()))
+
     def closure():
         optimizer.zero_grad()
         value, _ = objective(found, known)
         value.backward()
         return value
-    for _ in range(steps): distance = optimizer.step(closure)
+
+    for _ in range(steps):
+        distance = optimizer.step(closure)
     return found["images"].detach().nan_to_num(0.5).clamp(0, 1), found["labels"].argmax(-1), distance.item()
 
 
 def dlg_of(folder, budget, number, attack, init):
     "Deep Leakage from Gradients on one photograph, one start."
     image = photograph(PICTURES[number])
-    model = build_classifier("lenet", mean=[0.0] * 3, std=[1.0] * 3, init=init, seed=number)  # pixels as they are, as in the paper
+    model = build_classifier(
+        "lenet", mean=[0.0] * 3, std=[1.0] * 3, init=init, seed=number
+    )  # pixels as they are, as in the paper
     shared = share_gradient(model, image, torch.tensor([number]), reveal=["batch_size"])
-    if attack == "published": images, labels, distance, steps = *published_dlg(model, shared, number, budget.outer), budget.outer
+    if attack == "published":
+        images, labels, distance, steps = *published_dlg(model, shared, number, budget.outer), budget.outer
     else:
         found = invert(shared, attack, seed=number, steps=budget.outer, precision="float64")
         images, labels, distance, steps = found.images, found.labels, found.losses.item(), found.card["steps_taken"][0]
-    row = dict(picture=PICTURES[number], seed=number, attack=attack, init=init, psnr=psnr(image, images).item(),
-               label_right=labels.item() == number, distance=distance, steps=steps)
+    row = dict(
+        picture=PICTURES[number],
+        seed=number,
+        attack=attack,
+        init=init,
+        psnr=psnr(image, images).item(),
+        label_right=labels.item() == number,
+        distance=distance,
+        steps=steps,
+    )
     return [row | dict(pixels=images[0].mul(255).round().int().flatten().tolist())]
 
 
@@ -177,8 +232,12 @@ def inverting_gradients_of(folder, budget, seed):
     model = network(folder, budget, "lenet-torch", seed)
     found = attacked(model, chosen.images, chosen.labels, budget.steps, budget.tv["lenet-torch"], seed)
     guesses = {"grey": torch.full_like(found, 0.5), "mean image": data.train.images.mean(0).expand_as(found)}
-    columns = {"reconstruction": psnr(chosen.images, found).tolist()} | {name: psnr(chosen.images, guess).tolist() for name, guess in guesses.items()}
-    return [dict(seed=seed, image=n, **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
+    columns = {"reconstruction": psnr(chosen.images, found).tolist()} | {
+        name: psnr(chosen.images, guess).tolist() for name, guess in guesses.items()
+    }
+    return [
+        dict(seed=seed, image=n, **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))
+    ]
 
 
 def inverting_gradients_tasks(budget):
@@ -190,8 +249,18 @@ def trained_untrained_of(folder, budget, name):
     count, steps = (budget.deep, budget.deep_steps) if name.startswith("resnet20") else (budget.few, budget.steps)
     chosen, model = pick(load_dataset(folder).test, count), network(folder, budget, name)
     values = psnr(chosen.images, attacked(model, chosen.images, chosen.labels, steps, budget.tv[name])).tolist()
-    return [dict(arch=name.split("-")[0], init=model.card["init"], training="trained" if name.endswith("-trained") else "untrained", tv=budget.tv[name], accuracy=model.card.get("accuracy"), image=n, psnr=value)
-            for n, value in enumerate(values)]
+    return [
+        dict(
+            arch=name.split("-")[0],
+            init=model.card["init"],
+            training="trained" if name.endswith("-trained") else "untrained",
+            tv=budget.tv[name],
+            accuracy=model.card.get("accuracy"),
+            image=n,
+            psnr=value,
+        )
+        for n, value in enumerate(values)
+    ]
 
 
 def trained_untrained_tasks(budget):
@@ -199,18 +268,40 @@ def trained_untrained_tasks(budget):
 
 
 def policies_of(folder, budget, policy, name):
-    "An attack on transformed and on plain images; against what was sent, the original, and the original after the best shift."
+    """An attack on transformed and on plain images; against what was sent, the original, and the original after the
+    best shift."""
     chosen = pick(load_dataset(folder).test, budget.few)
-    model = trained(folder, "lenet", budget.few_epochs, policy=policy) if name == "lenet-trained" else network(folder, budget, name)
+    model = (
+        trained(folder, "lenet", budget.few_epochs, policy=policy)
+        if name == "lenet-trained"
+        else network(folder, budget, name)
+    )
     transformed = training_input(chosen.images, "none", policy, generator("sent", policy))
     rows = []
     for sent, images in (("transformed", transformed), ("plain", chosen.images)):
         found = attacked(model, images, chosen.labels, budget.steps, budget.tv[name])
-        for shown, pictures in (("reconstruction", found), ("what was sent", images), ("another image's reconstruction", found.roll(1, 0))):
-            columns = dict(against_sent=psnr(images, pictures).tolist(), against_original=psnr(chosen.images, pictures).tolist(),
-                           aligned=aligned_psnr(pictures, chosen.images).tolist())
-            rows += [dict(network=name, policy=policy or "none", accuracy=model.card.get("accuracy"), sent=sent, shown=shown, image=n,
-                          **{name: values[n] for name, values in columns.items()}) for n in range(len(chosen))]
+        for shown, pictures in (
+            ("reconstruction", found),
+            ("what was sent", images),
+            ("another image's reconstruction", found.roll(1, 0)),
+        ):
+            columns = dict(
+                against_sent=psnr(images, pictures).tolist(),
+                against_original=psnr(chosen.images, pictures).tolist(),
+                aligned=aligned_psnr(pictures, chosen.images).tolist(),
+            )
+            rows += [
+                dict(
+                    network=name,
+                    policy=policy or "none",
+                    accuracy=model.card.get("accuracy"),
+                    sent=sent,
+                    shown=shown,
+                    image=n,
+                    **{name: values[n] for name, values in columns.items()},
+                )
+                for n in range(len(chosen))
+            ]
     return rows
 
 
@@ -219,22 +310,51 @@ def policies_tasks(budget):
 
 
 def defenses_of(folder, budget, defense, name):
-    "What a gradient defence costs and what it hides: at sharing on the untrained network; at training, at sharing and at both on a trained one."
+    """What a gradient defence costs and what it hides: at sharing on the untrained network; at training, at sharing and
+    at both on a trained one."""
     data = load_dataset(folder)
     chosen, rows = pick(data.test, budget.few), []
     places = ("sharing", "training", "both") if name == "lenet-trained" else ("sharing",)
     for where in places if defense else ("nowhere",):
-        if name == "lenet-torch": model = network(folder, budget, name)
-        else: model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
-        found = attacked(model, chosen.images, chosen.labels, budget.steps, budget.tv[name], defense="" if where == "training" else defense)
+        if name == "lenet-torch":
+            model = network(folder, budget, name)
+        else:
+            model = trained(folder, "lenet", budget.few_epochs, defense="" if where == "sharing" else defense)
+        found = attacked(
+            model,
+            chosen.images,
+            chosen.labels,
+            budget.steps,
+            budget.tv[name],
+            defense="" if where == "training" else defense,
+        )
         scores = score(chosen.images, found, ["psnr", "lpips[alex]"])
-        rows += [dict(network=name, defense=defense or "none", where=where, accuracy=model.card.get("accuracy"), tested=len(data.test), image=n, **row)
-                 for n, row in scores.iterrows()]
+        rows += [
+            dict(
+                network=name,
+                defense=defense or "none",
+                where=where,
+                accuracy=model.card.get("accuracy"),
+                tested=len(data.test),
+                image=n,
+                **row,
+            )
+            for n, row in scores.iterrows()
+        ]
     return rows
 
 
 def defenses_tasks(budget):
-    names = ("", "prune_70", "prune_95", "gaussian_1e-3", "gaussian_1e-2", "laplace_1e-3", "laplace_1e-2", "dpsgd_1_0.1")
+    names = (
+        "",
+        "prune_70",
+        "prune_95",
+        "gaussian_1e-3",
+        "gaussian_1e-2",
+        "laplace_1e-3",
+        "laplace_1e-2",
+        "dpsgd_1_0.1",
+    )
     return list(product(names, ("lenet-torch", "lenet-trained")))
 
 
@@ -256,20 +376,28 @@ def run(name, folder, budget, task):
 
 def show_dlg(table, path):
     "The photographs of DLG and what came back, as one picture; the table without their pixels."
-    pixels = {key: torch.tensor(one).view(3, 32, 32) / 255 for key, one in zip(zip(table.attack, table.init, table.seed), table.pixels)}
+    pixels = {
+        key: torch.tensor(one).view(3, 32, 32) / 255
+        for key, one in zip(zip(table.attack, table.init, table.seed), table.pixels)
+    }
     seeds = sorted(table.seed.unique())
     rows = [torch.cat([photograph(PICTURES[seed])[0] for seed in seeds], 2)]
     rows += [torch.cat([pixels[attack, init, seed] for seed in seeds], 2) for attack, init in DLG]
-    with atomic_path(path) as temporary: to_pil(torch.cat(rows, 1)).save(temporary)
+    with atomic_path(path) as temporary:
+        to_pil(torch.cat(rows, 1)).save(temporary)
     return table.drop(columns="pixels")
 
 
 def write(name, rows, into, budget):
     "A table and how it was made."
     table = pd.DataFrame(rows)
-    if name == "dlg": table = show_dlg(table, into / "dlg.png")
-    settings = dict(budget=vars(budget), torch=torch.__version__, python=platform.python_version(), machine=platform.machine())
-    with atomic_path(into / f"{name}.json") as temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n")
+    if name == "dlg":
+        table = show_dlg(table, into / "dlg.png")
+    settings = dict(
+        budget=vars(budget), torch=torch.__version__, python=platform.python_version(), machine=platform.machine()
+    )
+    with atomic_path(into / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=1) + "\n")
     digits = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
     write_table(table.apply(digits), into / f"{name}.csv")
 
@@ -288,4 +416,5 @@ if __name__ == "__main__":
                 futures = [pool.submit(run, name, options.folder, budget, task) for task in TABLES[name][1](budget)]
                 write(name, [row for future in futures for row in future.result()], options.into, budget)
                 print(f"{name}: written", flush=True)
-            if name == "prior": budget = replace(budget, tv=chosen_prior(pd.read_csv(options.into / "prior.csv")))
+            if name == "prior":
+                budget = replace(budget, tv=chosen_prior(pd.read_csv(options.into / "prior.csv")))

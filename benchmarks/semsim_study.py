@@ -1,9 +1,11 @@
-"""SemSim trained, chosen, calibrated and judged on CIFAR-10: the tables of nbs/results/semsim.ipynb, and the shipped metrics.
+"""SemSim trained, chosen, calibrated and judged on CIFAR-10: the tables of nbs/results/semsim.ipynb, and the shipped
+metrics.
 
     .venv/bin/python benchmarks/semsim_study.py FOLDER WORK
 
 FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. WORK keeps the files: a second run resumes the first.
-Panel B needs the weights of VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into the package.
+Panel B needs the weights of VGG16, in the folder that SEMSIM_WEIGHTS names. `--ship` copies the metrics into the
+package.
 """
 
 import argparse
@@ -60,18 +62,35 @@ ABLATION = {
 }
 LEFT_OUT = {"attack": "idlg", "arch": "convnet16"}
 COMPARED = ("left_out", "seen", "lpips")  # the metric that did not see something, the one that did, and LPIPS
-HIGHER = {"panel A confidence": True, "semsim[recipe2309]": False, **dict.fromkeys(COMPARED, False)}  # which way columns point that are no metrics
-METRICS = ("mse", "psnr", "ssim", "lpips[alex]", "lpips[vgg]", "l2[alexnet]", "cosine[alexnet]", "sentinel[png]", "sentinel[variation]")
+HIGHER = {
+    "panel A confidence": True,
+    "semsim[recipe2309]": False,
+    **dict.fromkeys(COMPARED, False),
+}  # which way columns point that are no metrics
+METRICS = (
+    "mse",
+    "psnr",
+    "ssim",
+    "lpips[alex]",
+    "lpips[vgg]",
+    "l2[alexnet]",
+    "cosine[alexnet]",
+    "sentinel[png]",
+    "sentinel[variation]",
+)
 DIGITS = dict(
     name="digits", data=[dict(source="digits", size=32)], shares=dict(target_models=0.4, teacher=0.6, judge=0.0),
-    originals=dict(test=100), assignment="rotating", archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"],
+    originals=dict(test=100), assignment="rotating",
+    archs=["lenet"], variants=["untrained", "none", "crop", "prune_70"],
     training=dict(images=500, epochs=4), metrics=["mse"], semsim=None,
     attacks=[
         dict(name="cosine", snapshots=[60, 150, 300], changes=dict(steps=600, priors=[["tv", 0.05]])),
         dict(name="euclidean", snapshots=[10, 40, 120],
              changes=dict(steps=300, objective="squared", optimizer="adam", priors=[["tv", 0.001]])),
     ],
-    annotators=dict(judge=None, teacher=dict(arch="resnet20-0.5", presentations=60000, unsure=0.15, reconstructions=10)),
+    annotators=dict(
+        judge=None, teacher=dict(arch="resnet20-0.5", presentations=60000, unsure=0.15, reconstructions=10)
+    ),
 )  # fmt: skip
 
 
@@ -102,15 +121,19 @@ class MetricStep(Step):
     kind = "metric"
 
     @property
-    def title(self): return f"{self.recipe.arch} {self.recipe.sampler} {' '.join(self.left)}"
+    def title(self):
+        return f"{self.recipe.arch} {self.recipe.sampler} {' '.join(self.left)}"
 
     @property
-    def needs(self): return tuple(self.data.training_steps())
+    def needs(self):
+        return tuple(self.data.training_steps())
 
     @property
-    def inputs(self): return paths_of(self.needs), asdict(self.recipe), self.left
+    def inputs(self):
+        return paths_of(self.needs), asdict(self.recipe), self.left
 
-    def load(self, path): return SemSim.load(path)
+    def load(self, path):
+        return SemSim.load(path)
 
     def make(self, path):
         material = study_material(self.data.run)
@@ -125,7 +148,11 @@ def rows_of(material, split):
     "A part of the material: (table, images, the original's row for each)."
     rows = torch.nonzero(torch.tensor((material.table.split == split).to_numpy()))[:, 0]
     table = material.table.iloc[rows.numpy()].reset_index(drop=True)
-    return table.assign(model=table.arch + " " + table.variant + " " + table.attack + " " + table.step.astype(str)), material.images[rows], material.owners[rows]
+    return (
+        table.assign(model=table.arch + " " + table.variant + " " + table.attack + " " + table.step.astype(str)),
+        material.images[rows],
+        material.owners[rows],
+    )
 
 
 def level_values(table, metrics, level, coefficient):
@@ -138,27 +165,48 @@ def precision_within(table, column, higher):
     "Average precision: pooled, and within originals that have both outcomes; and how many those are."
     sign = 1 if higher else -1
     both = [one for _, one in table.groupby("original") if 0 < one.judge.mean() < 1]
-    return dict(precision=average_precision_score(table.judge, sign * table[column]), precision_within=np.mean([average_precision_score(one.judge, sign * one[column]) for one in both]),
-                both=len(both), chance_within=np.mean([one.judge.mean() for one in both]))
+    return dict(
+        precision=average_precision_score(table.judge, sign * table[column]),
+        precision_within=np.mean([average_precision_score(one.judge, sign * one[column]) for one in both]),
+        both=len(both),
+        chance_within=np.mean([one.judge.mean() for one in both]),
+    )
 
 
 def asked(name, distance, calibration, rate):
     "A list with the suspect; an empty one where its calibration gives no threshold to fool."
-    try: return [suspect(name, distance, calibration, rate)]
-    except InputError: return []
+    try:
+        return [suspect(name, distance, calibration, rate)]
+    except InputError:
+        return []
 
 
 def ablation_row(name, metric, material):
     "How a metric agrees with panel A on the calibration split."
     table, images, owners = rows_of(material, "calibrate")
-    table = table.assign(semsim=metric.score(material.originals.images, images, owners).numpy(), judge=(table.recognised > 0.5).astype(float))
+    table = table.assign(
+        semsim=metric.score(material.originals.images, images, owners).numpy(),
+        judge=(table.recognised > 0.5).astype(float),
+    )
     within = level_values(table, ["semsim"], "original", "auc").loc["semsim"]
     card, moved = metric.card, 1.0  # where even a distance of 0 is called unrecognised
     if suspects := asked("semsim", metric, metric.calibration, table.recognised.mean()):
         found = fooling_rates(suspects, material.originals.images[owners.unique()], reaches=())
         moved = found[found.called == "not recognised"].rate.max()
-    return dict(variant=name, arch=card["arch"], epochs=card["epochs"], triplets=card["triplets"], borrowed=card["borrowed"], auc_within=within.statistic, low=within.low, high=within.high,
-                n=within.n, auc_pooled=roc_auc_score(table.judge, -table.semsim), worst_harmless=moved, megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6)
+    return dict(
+        variant=name,
+        arch=card["arch"],
+        epochs=card["epochs"],
+        triplets=card["triplets"],
+        borrowed=card["borrowed"],
+        auc_within=within.statistic,
+        low=within.low,
+        high=within.high,
+        n=within.n,
+        auc_pooled=roc_auc_score(table.judge, -table.semsim),
+        worst_harmless=moved,
+        megabytes=sum(one.numel() for one in metric.state_dict().values()) * 2 / 1e6,
+    )
 
 
 HARMED = 0.05  # the share of originals that a harmless change may make unrecognisable to the metric that ships
@@ -175,10 +223,17 @@ def scored(metric, papers, material, split, judge):
     table, images, owners = rows_of(material, split)
     originals, own = owners.unique(return_inverse=True)
     found = score(material.originals.images[originals], images, list(METRICS), owners=own.numpy())
-    table = table.assign(**{name: found[name].to_numpy() for name in METRICS}, judge=(table[f"recognised_{judge}"] > 0.5).astype(float), share=table[f"recognised_{judge}"])
-    for name, one in (("semsim", metric), ("semsim[recipe2309]", papers)): table[name] = one.score(material.originals.images, images, owners).numpy()
+    table = table.assign(
+        **{name: found[name].to_numpy() for name in METRICS},
+        judge=(table[f"recognised_{judge}"] > 0.5).astype(float),
+        share=table[f"recognised_{judge}"],
+    )
+    for name, one in (("semsim", metric), ("semsim[recipe2309]", papers)):
+        table[name] = one.score(material.originals.images, images, owners).numpy()
     table["panel A confidence"] = table.get("confidence_A", pd.Series(np.nan, table.index))
-    return table.assign(**group_sentinels(table, "judge").fillna(table.judge.mean()))  # the share of all, where a group has nothing else
+    return table.assign(
+        **group_sentinels(table, "judge").fillna(table.judge.mean())
+    )  # the share of all, where a group has nothing else
 
 
 def results_of(table, metrics):
@@ -187,8 +242,19 @@ def results_of(table, metrics):
     rho = {level: level_values(table, metrics, level, "spearman") for level in ("image", "model")}
     rows = []
     for name in metrics:
-        row = dict(metric=name, pairs=len(table), originals=table.original.nunique(), models=table.model.nunique(), share=table.judge.mean())
-        for label, found in (("auc within", auc["original"]), ("auc pooled", auc["image"]), ("rho images", rho["image"]), ("rho models", rho["model"])):
+        row = dict(
+            metric=name,
+            pairs=len(table),
+            originals=table.original.nunique(),
+            models=table.model.nunique(),
+            share=table.judge.mean(),
+        )
+        for label, found in (
+            ("auc within", auc["original"]),
+            ("auc pooled", auc["image"]),
+            ("rho images", rho["image"]),
+            ("rho models", rho["model"]),
+        ):
             one = found.loc[name]
             row |= {label: one.statistic, f"{label} low": one.low, f"{label} high": one.high}
         rows.append(row | precision_within(table, name, directions([name], HIGHER)[name]))
@@ -196,26 +262,56 @@ def results_of(table, metrics):
 
 
 def differences_of(table, others):
-    "SemSim's lead over other metrics, with cluster-bootstrap intervals over originals; p-values as they are, and corrected for all rows of the table."
+    """SemSim's lead over other metrics, with cluster-bootstrap intervals over originals; p-values as they are, and
+    corrected for all rows of the table."""
     rows = []
     for level in ("original", "image"):
         found = compare(table, "judge", ["semsim", *others], HIGHER, level, "auc", n_resamples=2000)
         for row in found.itertuples():
-            if "semsim" not in (row.metric, row.other): continue
+            if "semsim" not in (row.metric, row.other):
+                continue
             sign = 1 if row.metric == "semsim" else -1
             low, high = sorted((sign * row.low, sign * row.high))
-            rows.append(dict(level=level, over=row.other if sign == 1 else row.metric, lead=sign * row.statistic, low=low, high=high, p=row.pvalue, n=row.n))
+            rows.append(
+                dict(
+                    level=level,
+                    over=row.other if sign == 1 else row.metric,
+                    lead=sign * row.statistic,
+                    low=low,
+                    high=high,
+                    p=row.pvalue,
+                    n=row.n,
+                )
+            )
     found = pd.DataFrame(rows)
     return found.assign(p_holm=multipletests(found.p, method="holm")[1])
 
 
 def agreement_of_panels(table):
     "Cohen's kappa of the two panels' majorities, with its interval, and how much each recognises."
-    items, shares = table.model + "/" + table.original, {letter: (table[f"recognised_{letter}"] > 0.5).to_numpy() for letter in "AB"}
-    answers = pd.concat([pd.DataFrame(dict(item=items, annotator=f"panel {letter}", kind="machine", answer=np.where(said, 1, -1), time=pd.NaT)) for letter, said in shares.items()])
+    items, shares = (
+        table.model + "/" + table.original,
+        {letter: (table[f"recognised_{letter}"] > 0.5).to_numpy() for letter in "AB"},
+    )
+    answers = pd.concat(
+        [
+            pd.DataFrame(
+                dict(item=items, annotator=f"panel {letter}", kind="machine", answer=np.where(said, 1, -1), time=pd.NaT)
+            )
+            for letter, said in shares.items()
+        ]
+    )
     found = pairwise_agreement(answers, dict.fromkeys(items, 1)).set_index("coefficient")
-    return dict(kappa=found.statistic["kappa"], low=found.low["kappa"], high=found.high["kappa"], agree=found.statistic["agreement"],
-                share_A=shares["A"].mean(), share_B=shares["B"].mean(), n=len(table), originals=table.original.nunique())
+    return dict(
+        kappa=found.statistic["kappa"],
+        low=found.low["kappa"],
+        high=found.high["kappa"],
+        agree=found.statistic["agreement"],
+        share_A=shares["A"].mean(),
+        share_B=shares["B"].mean(),
+        n=len(table),
+        originals=table.original.nunique(),
+    )
 
 
 CONTROL = dict(steps=120, priors=(("tv", 0.05),))  # the attack of the control
@@ -232,10 +328,12 @@ class ControlStep(Step):
     kind, ending = "control", ".parquet"
 
     @property
-    def title(self): return f"{self.arch} {self.variant}"
+    def title(self):
+        return f"{self.arch} {self.variant}"
 
     @property
-    def roles(self): return [role for role, panel in self.data.study.annotators if panel]
+    def roles(self):
+        return [role for role, panel in self.data.study.annotators if panel]
 
     @property
     def needs(self):
@@ -243,9 +341,11 @@ class ControlStep(Step):
         return self.data.step(ClassifierStep, self.arch, self.variant), *panels
 
     @property
-    def inputs(self): return paths_of(self.needs), CONTROL, CONTROLLED
+    def inputs(self):
+        return paths_of(self.needs), CONTROL, CONTROLLED
 
-    def load(self, path): return read_table(path)
+    def load(self, path):
+        return read_table(path)
 
     def make(self, path):
         originals = self.data.images.originals
@@ -267,15 +367,34 @@ def control_of(run):
 
 
 def calibration_of(metric, material, table, images, owners):
-    "Calibration errors and reliability of the shipped probability against panel A (in and out of sample) and against panel B."
+    """Calibration errors and reliability of the shipped probability against panel A (in and out of sample) and against
+    panel B."""
     rows, curves = [], []
     inside = rows_of(material, "calibrate")
-    p = {"calibrate": metric.calibration(metric.score(material.originals.images, inside[1], inside[2])), "test": metric.calibration(metric.score(material.originals.images, images, owners))}
-    truth = {("A", "calibrate"): inside[0].recognised_A, ("A", "test"): table.recognised_A, ("B", "test"): table.recognised_B}
+    p = {
+        "calibrate": metric.calibration(metric.score(material.originals.images, inside[1], inside[2])),
+        "test": metric.calibration(metric.score(material.originals.images, images, owners)),
+    }
+    truth = {
+        ("A", "calibrate"): inside[0].recognised_A,
+        ("A", "test"): table.recognised_A,
+        ("B", "test"): table.recognised_B,
+    }
     for (panel, split), recognised in truth.items():
         recognised = torch.tensor(recognised.to_numpy(float))
-        rows.append(dict(annotator=f"panel {panel}", split=split, error=expected_calibration_error(p[split], recognised), predicted=p[split].mean().item(), observed=recognised.mean().item(), n=len(recognised)))
-        curves.append(calibration_curve(p[split], recognised).reset_index().assign(annotator=f"panel {panel}", split=split))
+        rows.append(
+            dict(
+                annotator=f"panel {panel}",
+                split=split,
+                error=expected_calibration_error(p[split], recognised),
+                predicted=p[split].mean().item(),
+                observed=recognised.mean().item(),
+                n=len(recognised),
+            )
+        )
+        curves.append(
+            calibration_curve(p[split], recognised).reset_index().assign(annotator=f"panel {panel}", split=split)
+        )
     return pd.DataFrame(rows), pd.concat(curves)
 
 
@@ -303,8 +422,16 @@ def fooled(metric, material, data):
     test = torch.tensor([part == "test" for part in data.facts.parts])
     originals = material.originals.take(torch.nonzero(test)[:, 0])
     noise = {one.name: fooling_noise(one, originals.images, 32 / 255)[0] for one in suspects}
-    seen = [dict(metric=name, panel=letter, recognised=recognised_in(data.annotators(role), shown, originals.labels),
-                 n=len(shown)) for name, shown in noise.items() for role, letter in POOLS.items()]
+    seen = [
+        dict(
+            metric=name,
+            panel=letter,
+            recognised=recognised_in(data.annotators(role), shown, originals.labels),
+            n=len(shown),
+        )
+        for name, shown in noise.items()
+        for role, letter in POOLS.items()
+    ]
     return fooling_rates(suspects, originals.images), pd.DataFrame(seen)
 
 
@@ -315,13 +442,38 @@ def leave_out(data, recipe, material):
         metric, full = (data.step(MetricStep, recipe, *left).read() for left in ([(column, value)], []))
         table, images, owners = rows_of(material, "test")
         keep = (table[column] == value).to_numpy()
-        table, images, owners = table[keep].reset_index(drop=True), images[torch.tensor(keep)], owners[torch.tensor(keep)]
-        lpips = score(material.originals.images, images, ["lpips[alex]"], owners=owners.numpy())["lpips[alex]"].to_numpy()
-        table = table.assign(judge=(table.recognised_B > 0.5).astype(float), left_out=metric.score(material.originals.images, images, owners).numpy(), seen=full.score(material.originals.images, images, owners).numpy(), lpips=lpips)
-        if table.judge.nunique() < 2: continue
+        table, images, owners = (
+            table[keep].reset_index(drop=True),
+            images[torch.tensor(keep)],
+            owners[torch.tensor(keep)],
+        )
+        lpips = score(material.originals.images, images, ["lpips[alex]"], owners=owners.numpy())[
+            "lpips[alex]"
+        ].to_numpy()
+        table = table.assign(
+            judge=(table.recognised_B > 0.5).astype(float),
+            left_out=metric.score(material.originals.images, images, owners).numpy(),
+            seen=full.score(material.originals.images, images, owners).numpy(),
+            lpips=lpips,
+        )
+        if table.judge.nunique() < 2:
+            continue
         for level, name in (("original", "within"), ("image", "pooled")):
             found = level_values(table, list(COMPARED), level, "auc")
-            rows += [dict(unseen=f"{column} {value}", metric=one, level=name, auc=found.loc[one].statistic, low=found.loc[one].low, high=found.loc[one].high, n=found.loc[one].n, pairs=len(table), share=table.judge.mean()) for one in COMPARED]
+            rows += [
+                dict(
+                    unseen=f"{column} {value}",
+                    metric=one,
+                    level=name,
+                    auc=found.loc[one].statistic,
+                    low=found.loc[one].low,
+                    high=found.loc[one].high,
+                    n=found.loc[one].n,
+                    pairs=len(table),
+                    share=table.judge.mean(),
+                )
+                for one in COMPARED
+            ]
     return pd.DataFrame(rows)
 
 
@@ -338,8 +490,16 @@ def digits_sheet(table, material, count=8):
     "A few digits, each with its reconstructions in the order of SemSim, the nearest first."
     rows, images = [], rows_of(material, "test")[1]
     for number, (name, own) in enumerate(table.groupby("original", sort=False)):
-        if number == count: break
-        rows.append(torch.cat([material.originals.take([material.originals.ids.index(name)]).images, images[own.sort_values("semsim").index.to_numpy()]]))
+        if number == count:
+            break
+        rows.append(
+            torch.cat(
+                [
+                    material.originals.take([material.originals.ids.index(name)]).images,
+                    images[own.sort_values("semsim").index.to_numpy()],
+                ]
+            )
+        )
     return make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=1)
 
 
@@ -350,7 +510,15 @@ def main():
     parser.add_argument("--small", action="store_true", help="little of everything, to see that all works")
     parser.add_argument("--ship", action="store_true", help="copy the metrics into the package")
     args = parser.parse_args()
-    ablation = {name: replace(recipe, epochs=1) for name, recipe in ABLATION.items() if "resnet18" not in name or not args.small} if args.small else ABLATION
+    ablation = (
+        {
+            name: replace(recipe, epochs=1)
+            for name, recipe in ABLATION.items()
+            if "resnet18" not in name or not args.small
+        }
+        if args.small
+        else ABLATION
+    )
     study = with_data(read_study("cifar10-panel"), args.folder)
     run = StudyRun(small_study(study) if args.small else study, args.work)
     (data,), start, tables = run.data, time.time(), {}
@@ -370,7 +538,9 @@ def main():
     tables["differences"] = differences_of(table, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr", "panel A confidence"])
     tables["control"], tables["control_models"], tables["clean"] = control_of(run)
     tables["calibration"], tables["reliability"] = calibration_of(metric, material, table, images, owners)
-    tables["answers"] = answers_needed(torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0])
+    tables["answers"] = answers_needed(
+        torch.tensor(table.semsim.to_numpy()), torch.tensor(table.share.to_numpy()), pd.factorize(table.original)[0]
+    )
     tables["fooling"], tables["seen_in_noise"] = fooled(metric, material, data)
     tables["left_out"] = leave_out(data, best, material)
     digits, digits_material, tables["digits_control"] = digits_of(metric, papers, args.work)
@@ -378,59 +548,136 @@ def main():
     some = [name for name in columns if name != "panel A confidence"]
     tables["digits"] = results_of(digits, some)
     tables["digits_differences"] = differences_of(digits, ["lpips[alex]", "lpips[vgg]", "ssim", "psnr"])
-    leak = leak_share(metric.calibration(torch.tensor(table.semsim.to_numpy())), metric.calibration.annotator, pd.factorize(table.original)[0])
-    for name, one in tables.items(): write_table(one, args.into / f"{name}.csv")
+    leak = leak_share(
+        metric.calibration(torch.tensor(table.semsim.to_numpy())),
+        metric.calibration.annotator,
+        pd.factorize(table.original)[0],
+    )
+    for name, one in tables.items():
+        write_table(one, args.into / f"{name}.csv")
     write_table(material.table.drop(columns="recognised"), args.into / "training_table.parquet")
-    about = dict(recipe=asdict(best), kappa=agreement_of_panels(table), leak=str(leak), curve=metric.card["curve"], calibration=metric.card["calibration"], originals=study.originals, archs=study.archs, reconstructions=len(material.table),
-                 attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]), seconds=round(time.time() - start), torch=torch.__version__, python=platform.python_version())
-    with atomic_path(args.into / "study.json") as temporary: temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
-    if not args.ship: return
+    about = dict(
+        recipe=asdict(best),
+        kappa=agreement_of_panels(table),
+        leak=str(leak),
+        curve=metric.card["curve"],
+        calibration=metric.card["calibration"],
+        originals=study.originals,
+        archs=study.archs,
+        reconstructions=len(material.table),
+        attacks=int(material.table.drop_duplicates(["arch", "variant", "attack", "original"]).shape[0]),
+        seconds=round(time.time() - start),
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
+    with atomic_path(args.into / "study.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1, default=float) + "\n")
+    if not args.ship:
+        return
     rows, refused = tables["ablation"].set_index("variant"), refused_line(tables["control"])
-    ship("semsim-cifar10-panel", metric, args.into, rows.loc[chosen(tables["ablation"])], judged_line(tables["results"], "semsim"), refused)
-    ship("recipe2309-cifar10-panel", papers, args.into, rows.loc[PAPERS], judged_line(tables["results"], "semsim[recipe2309]"), PAPERS_CARD + refused)
+    ship(
+        "semsim-cifar10-panel",
+        metric,
+        args.into,
+        rows.loc[chosen(tables["ablation"])],
+        judged_line(tables["results"], "semsim"),
+        refused,
+    )
+    ship(
+        "recipe2309-cifar10-panel",
+        papers,
+        args.into,
+        rows.loc[PAPERS],
+        judged_line(tables["results"], "semsim[recipe2309]"),
+        PAPERS_CARD + refused,
+    )
 
 
 CARD = """# {name}
 
 A SemSim network, in half precision: a distance between an original and its reconstruction, lower = more leakage.
 
-- Annotators: **{annotator}**, fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's, never a person's.{refused}
-- Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on), classifiers {archs} trained on one half of
-  CIFAR-10's training images, the panel on another part. CIFAR-10 is for research use; no image of it is in this file.
+- Annotators: **{annotator}**, fine-tuned AlexNets. No person's answer is in it, and its probability is the panel's,
+  never a person's.{refused}
+- Data: {attacks} attacks on CIFAR-10 test images ({train} originals to learn from, {calibrate} to calibrate on),
+  classifiers {archs} trained on one half of CIFAR-10's training images, the panel on another part. CIFAR-10 is for
+  research use; no image of it is in this file.
 - Recipe: {recipe}; loss {first:.3f} to {last:.3f}.
-- Agreement, on the calibration split with the panel that taught it: AUC within an original {auc_within:.3f} [{low:.3f}, {high:.3f}], {n} originals.{judged}
-- Limits: 32 x 32 pixels (others are resized); ten classes of everyday things; three small attacked architectures; negatives that are ruins of pictures, hardly ever pictures of
-  something else; it can be fooled by small changes made for it. The page nbs/results/semsim.ipynb has all of it.
+- Agreement, on the calibration split with the panel that taught it: AUC within an original
+  {auc_within:.3f} [{low:.3f}, {high:.3f}], {n} originals.{judged}
+- Limits: 32 x 32 pixels (others are resized); ten classes of everyday things; three small attacked architectures;
+  training negatives that are severely degraded images, hardly ever images of something else; it can be fooled by small
+  changes made for it. The page nbs/results/semsim.ipynb has all of it.
 - SHA-256 of the file: {digest}
 """
 
 
-PAPERS_CARD = "\n- The recipe is that of arXiv:2309.13038, with fewer epochs. **These are not the authors' weights**, and their annotators were people."
+PAPERS_CARD = (
+    "\n- The recipe is that of arXiv:2309.13038, with fewer epochs. **These are not the authors' weights**, and their "
+    "annotators were people."
+)
 
 
 def refused_line(control):
     "Whether the panel that taught it passed the control."
     noise = control[(control.sent == "noise") & control.annotator.str.startswith("A")]
     said = ", ".join(f"{row.annotator} refused {row.refused:.0%}" for row in noise.itertuples())
-    return f"\n  Of what attacks made of noise, {said} (95 % are asked for){'' if noise.passes.all() else ': **this panel did not pass its control, and the metric is a first one, to be replaced**'}."
+    failed = ": **this panel did not pass its control, and the metric is a first one, to be replaced**"
+    verdict = "" if noise.passes.all() else failed
+    return f"\n  Of what attacks made of noise, {said} (95 % are asked for){verdict}."
 
 
 def ship(name, metric, into, ablation, judged, refused):
     "Write a metric and its model card into the package."
-    path, about = Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors", json.loads((into / "study.json").read_text())
+    path, about = (
+        Path(__file__).parents[1] / f"semsim/weights/{name}.safetensors",
+        json.loads((into / "study.json").read_text()),
+    )
     metric.card["name"] = name
     metric.save(path)
-    recipe = ", ".join(f"{key} {metric.card[key] if metric.card[key] != '' else 'default'}" for key in ("arch", "init", "sampler", "mining", "margin", "consistency", "augment", "epochs", "lr", "batch", "seed"))
-    text = CARD.format(name=name, annotator=metric.card["annotator"], attacks=about["attacks"], archs=", ".join(about["archs"]), **about["originals"], recipe=recipe, first=metric.card["curve"][0], last=metric.card["curve"][-1],
-                       **ablation[["auc_within", "low", "high", "n"]].to_dict(), refused=refused, judged=judged, digest=hashlib.sha256(path.read_bytes()).hexdigest())
-    with atomic_path(path.with_suffix(".md")) as temporary: temporary.write_text(text)
+    recipe = ", ".join(
+        f"{key} {metric.card[key] if metric.card[key] != '' else 'default'}"
+        for key in (
+            "arch",
+            "init",
+            "sampler",
+            "mining",
+            "margin",
+            "consistency",
+            "augment",
+            "epochs",
+            "lr",
+            "batch",
+            "seed",
+        )
+    )
+    text = CARD.format(
+        name=name,
+        annotator=metric.card["annotator"],
+        attacks=about["attacks"],
+        archs=", ".join(about["archs"]),
+        **about["originals"],
+        recipe=recipe,
+        first=metric.card["curve"][0],
+        last=metric.card["curve"][-1],
+        **ablation[["auc_within", "low", "high", "n"]].to_dict(),
+        refused=refused,
+        judged=judged,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    with atomic_path(path.with_suffix(".md")) as temporary:
+        temporary.write_text(text)
 
 
 def judged_line(results, name):
     "How a metric agrees with the panel that did not teach it."
     row = results.set_index("metric").loc[name]
-    return (f"\n- Agreement, on {row.originals:.0f} other originals with panel B (probes on VGG16), which did not teach it: AUC within an original {row['auc within']:.3f} "
-            f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} [{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs:.0f}.")
+    return (
+        f"\n- Agreement, on {row.originals:.0f} other originals with panel B (probes on VGG16), which did not teach "
+        f"it: AUC within an original {row['auc within']:.3f} "
+        f"[{row['auc within low']:.3f}, {row['auc within high']:.3f}], pooled {row['auc pooled']:.3f} "
+        f"[{row['auc pooled low']:.3f}, {row['auc pooled high']:.3f}], n = {row.pairs:.0f}."
+    )
 
 
 if __name__ == "__main__":

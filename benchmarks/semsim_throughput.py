@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/semsim_throughput.py
 
-Many reconstructions of few originals, as studies have them. SemSim embeds each distinct image once, whatever the number of pairs; the package's
-LPIPS takes both images of every pair through its network. Ratios are of rounds that were run one after the other.
+Many reconstructions of few originals, as studies have them. SemSim embeds each distinct image once, whatever the number
+of pairs; the package's LPIPS takes both images of every pair through its network. Ratios are of rounds that were run
+one after the other.
 """
 
 import argparse
@@ -32,15 +33,28 @@ def peer():
         net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     weights = backbone("alexnet").state_dict()
     net.net.load_state_dict({name: weights[name.split(".", 1)[1]] for name in net.net.state_dict()})
+
     def run(originals, reconstructions, owners):
-        with torch.no_grad(): return torch.cat([net(originals[own], some, normalize=True).flatten() for own, some in zip(owners.split(64), reconstructions.split(64))])
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    net(originals[own], some, normalize=True).flatten()
+                    for own, some in zip(owners.split(64), reconstructions.split(64))
+                ]
+            )
+
     return run
 
 
 def pairwise(metric):
     "SemSim on both images of every pair."
+
     def run(originals, reconstructions, owners):
-        with torch.no_grad(): return torch.cat([metric(originals[own], some) for own, some in zip(owners.split(64), reconstructions.split(64))])
+        with torch.no_grad():
+            return torch.cat(
+                [metric(originals[own], some) for own, some in zip(owners.split(64), reconstructions.split(64))]
+            )
+
     return run
 
 
@@ -62,15 +76,33 @@ def main():
     for count in ORIGINALS:
         count = min(count, args.pairs)
         images = torch.rand(count, 3, 32, 32, generator=random), reconstructions, torch.arange(args.pairs) % count
-        for run in runs.values(): run(images[0], reconstructions[:64], images[2][:64])  # warm
+        for run in runs.values():
+            run(images[0], reconstructions[:64], images[2][:64])  # warm
         rounds = [{name: seconds(run, *images) for name, run in runs.items()} for _ in range(ROUNDS)]
         for name in runs:
             ratios = [one["lpips 0.1.4 alex"] / one[name] for one in rounds]
-            rows.append(dict(metric=name, originals=count, pairs=args.pairs, pairs_a_second=round(args.pairs / statistics.median(one[name] for one in rounds)),
-                             times_lpips=round(statistics.median(ratios), 2), low=round(min(ratios), 2), high=round(max(ratios), 2)))
-    about = dict(rows=rows, arch=metric.card["arch"], threads=torch.get_num_threads(), torch=torch.__version__, machine=platform.machine())
-    with atomic_path(args.into) as temporary: temporary.write_text(json.dumps(about, indent=1) + "\n")
-    for row in rows: print(row)
+            rows.append(
+                dict(
+                    metric=name,
+                    originals=count,
+                    pairs=args.pairs,
+                    pairs_a_second=round(args.pairs / statistics.median(one[name] for one in rounds)),
+                    times_lpips=round(statistics.median(ratios), 2),
+                    low=round(min(ratios), 2),
+                    high=round(max(ratios), 2),
+                )
+            )
+    about = dict(
+        rows=rows,
+        arch=metric.card["arch"],
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        machine=platform.machine(),
+    )
+    with atomic_path(args.into) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")
+    for row in rows:
+        print(row)
 
 
 if __name__ == "__main__":

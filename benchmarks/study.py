@@ -1,4 +1,5 @@
-"""How far a study scales: files a minute with one and two workers, a plan of 100,000 files, and the cost of the paper's grid.
+"""How far a study scales: files a minute with one and two workers, a plan of 100,000 files, and the cost of the paper's
+grid.
 
     .venv/bin/python benchmarks/study.py workers       # about 8 minutes, on a machine that does nothing else
     .venv/bin/python benchmarks/study.py plan          # about 5 minutes
@@ -109,7 +110,9 @@ def measure_plan() -> dict:
 
 SHAPES = {  # classes, channels, side, training images
     "paper-cifar100": Shape(100, 3, 32, 50_000),
-    "paper-caltech101": Shape(101, 3, 64, 6_941),  # 80 % of 8,677 images without the background class: the paper's split is not known
+    "paper-caltech101": Shape(
+        101, 3, 64, 6_941
+    ),  # 80 % of 8,677 images without the background class: the paper's split is not known
     "paper-imagenette": Shape(10, 3, 112, 9_469),
     "paper-celeba": Shape(476, 3, 64, 10_000),  # the size of the paper's split is not known
     "paper-dogs": Shape(120, 3, 64, 12_000),
@@ -135,7 +138,11 @@ def project(name, shape) -> list:
         # These networks are bound by arithmetic, so a row takes as long in a narrow group.
         rows_timed = {32: 20, 64: 4, 112: 1}[shape.size]
         step = attack_seconds(arch, attack, shape, rows_timed) / rows_timed
-        images, steps, flops = study.training.epochs * shape.train, attack.steps * attack.restarts, forward_flops(arch, shape)
+        images, steps, flops = (
+            study.training.epochs * shape.train,
+            attack.steps * attack.restarts,
+            forward_flops(arch, shape),
+        )
         rows.append(dict(
             study=name, arch=arch, models=len(study.variants), originals=study.originals, epochs=study.training.epochs,
             train=shape.train, steps=steps, train_seconds_an_image=train, attack_seconds_an_image_step=step,

@@ -50,7 +50,10 @@ def crops(picture, count, side=32):
     "Crops, at random places, of a photograph at a quarter of its size."
     small = F.interpolate(to_tensor(picture)[None], scale_factor=0.25, mode="area")[0]
     random = generator("crops", count)
-    places = [[torch.randint(length - side, (1,), generator=random).item() for length in small.shape[1:]] for _ in range(count)]
+    places = [
+        [torch.randint(length - side, (1,), generator=random).item() for length in small.shape[1:]]
+        for _ in range(count)
+    ]
     return torch.stack([small[:, top : top + side, left : left + side] for top, left in places])
 
 
@@ -59,7 +62,9 @@ def twelve_digits():
 
 
 def twelve_crops():
-    return torch.cat([crops(picture, 4) for picture in (photographs.astronaut(), photographs.coffee(), photographs.chelsea())])
+    return torch.cat(
+        [crops(picture, 4) for picture in (photographs.astronaut(), photographs.coffee(), photographs.chelsea())]
+    )
 
 
 @pytest.mark.parametrize("images", [twelve_digits, twelve_crops], ids=["digits", "photographs"])
@@ -115,19 +120,29 @@ def test_cosine_distance_ignores_lengths(shared, equal, factor):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_distance_is_0_at_the_truth_and_positive_elsewhere(shared, equal, name):
     one, other = gradients(shared, 0, 1)
-    assert OBJECTIVES[name](one, one, equal).item() == pytest.approx(0, abs=1e-5) and OBJECTIVES[name](one, other, equal) > 1e-3
+    assert (
+        OBJECTIVES[name](one, one, equal).item() == pytest.approx(0, abs=1e-5)
+        and OBJECTIVES[name](one, other, equal) > 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["squared", "absolute"])
 def test_weights_of_layers_count(shared, equal, name):
     one, other = gradients(shared, 0, 1)
-    parts = [OBJECTIVES[name](one, other, equal | {each: torch.tensor(float(each == only)) for each in equal}) for only in equal]
+    parts = [
+        OBJECTIVES[name](one, other, equal | {each: torch.tensor(float(each == only)) for each in equal})
+        for only in equal
+    ]
     assert sum(parts).item() == pytest.approx(OBJECTIVES[name](one, other, equal).item(), rel=1e-5)
 
 
 def test_priors_of_a_constant_image():
     flat = torch.full((1, 3, 8, 8), 0.5)
-    assert PRIORS["tv"](flat) == 0 and PRIORS["tv_isotropic"](flat).item() == pytest.approx(0, abs=2e-4) and PRIORS["l2"](flat) == 0.25
+    assert (
+        PRIORS["tv"](flat) == 0
+        and PRIORS["tv_isotropic"](flat).item() == pytest.approx(0, abs=2e-4)
+        and PRIORS["l2"](flat) == 0.25
+    )
 
 
 # Rows stand alone
@@ -153,7 +168,9 @@ def test_a_row_does_not_depend_on_its_slot(clients):
     "With restarts, tasks take other slots at other times."
     settings = dict(width=4, steps=6)
     once, thrice = invert(clients, **settings), invert(clients, restarts=3, **settings)
-    assert all(torch.equal(a, b) for a, b, c, d in zip(once.images, thrice.images, once.losses, thrice.losses) if c == d)
+    assert all(
+        torch.equal(a, b) for a, b, c, d in zip(once.images, thrice.images, once.losses, thrice.losses) if c == d
+    )
     assert (once.losses == thrice.losses).any() and (thrice.losses <= once.losses).all()
 
 
@@ -162,7 +179,11 @@ def test_widths_agree_in_double_precision(clients):
     assert (narrow.images - wide.images).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("attack, changes", [("inverting_gradients", {}), ("inversed-sim-out", {}), ("inverting_gradients", dict(restarts=2, patience=3))], ids=str)
+@pytest.mark.parametrize(
+    "attack, changes",
+    [("inverting_gradients", {}), ("inversed-sim-out", {}), ("inverting_gradients", dict(restarts=2, patience=3))],
+    ids=str,
+)
 def test_recorded_steps_give_the_same_bits(clients, monkeypatch, attack, changes):
     found = {}
     for record_from in (1, 1_000_000):
@@ -175,7 +196,11 @@ def test_recorded_steps_give_the_same_bits(clients, monkeypatch, attack, changes
 def test_the_way_to_multiply_is_put_back(shared):
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     invert(shared, precision="tf32", steps=1)
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    assert (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.deterministic,
+    ) == before
 
 
 class Noting(Executor):
@@ -203,17 +228,28 @@ def test_a_worker_is_given_its_own_clients_only(shared, attack):
 @pytest.mark.parametrize("optimizer", ["signed_adam", "adam", "sgd", "lbfgs"])
 def test_every_optimizer_brings_the_gradient_nearer(digits, optimizer):
     few = share_gradient(build_classifier("lenet", channels=1, size=16), digits.images[:2], digits.labels[:2])
-    near, far = (invert(few, optimizer=optimizer, priors=(), lr=0.1 if "adam" in optimizer else 1.0, steps=steps).losses for steps in (20, 1))
+    near, far = (
+        invert(few, optimizer=optimizer, priors=(), lr=0.1 if "adam" in optimizer else 1.0, steps=steps).losses
+        for steps in (20, 1)
+    )
     assert (near < far).all()
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS])
 def test_every_preset_runs(shared, name):
     found = invert(shared.take([0]), name, steps=2, restarts=2)
-    assert found.images.shape == (1, 1, 16, 16) and 0 <= found.images.min() <= found.images.max() <= 1 and found.losses.isfinite().all()
+    assert (
+        found.images.shape == (1, 1, 16, 16)
+        and 0 <= found.images.min() <= found.images.max() <= 1
+        and found.losses.isfinite().all()
+    )
 
 
-@pytest.mark.parametrize("how", [dict(batch=2), dict(local_steps=3), dict(batchnorm="train"), dict(batch=2, local_steps=2, local_batch=1)], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [dict(batch=2), dict(local_steps=3), dict(batchnorm="train"), dict(batch=2, local_steps=2, local_batch=1)],
+    ids=str,
+)
 def test_every_client_can_be_attacked(digits, how):
     model = build_classifier("convnet8", channels=1, size=16)
     clients = share_gradient(model, digits.images[:4], digits.labels[:4], **how)
@@ -239,7 +275,9 @@ def test_federated_averaging_shares_the_weights_way(digits):
     for _ in range(3):
         optimizer.zero_grad(), F.cross_entropy(moved(digits.images[:2]), digits.labels[:2]).backward(), optimizer.step()
     for name, before, after in zip(shared.gradients, model.parameters(), moved.parameters()):
-        torch.testing.assert_close(shared.gradients[name][0], ((before - after) / (0.05 * 3)).detach(), rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(
+            shared.gradients[name][0], ((before - after) / (0.05 * 3)).detach(), rtol=1e-2, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 10])
@@ -247,7 +285,9 @@ def test_labels_of_batches_leak(batch):
     hundred = pick(load_dataset("digits", size=16).test, 100)
     shuffled = torch.randperm(100, generator=generator("shuffled"))
     images, labels = hundred.images[shuffled], hundred.labels[shuffled]
-    shared = share_gradient(build_classifier("convnet8", channels=1, size=16), images, labels, reveal=["batch_size"], batch=batch)
+    shared = share_gradient(
+        build_classifier("convnet8", channels=1, size=16), images, labels, reveal=["batch_size"], batch=batch
+    )
     assert label_accuracy(infer_labels(shared), labels, batch) >= (1.0 if batch == 1 else 0.85)
 
 
@@ -355,13 +395,23 @@ def test_bad_images_and_labels_are_refused(lenet, digits, change, said):
         share_gradient(lenet, *change(digits.images, digits.labels))
 
 
-@pytest.mark.parametrize("options", [dict(attack="deep_leakage"), dict(step=5), dict(steps=0), dict(restarts=0)], ids=str)
+@pytest.mark.parametrize(
+    "options", [dict(attack="deep_leakage"), dict(step=5), dict(steps=0), dict(restarts=0)], ids=str
+)
 def test_bad_settings_of_the_attack_are_refused(shared, options):
     with pytest.raises(InputError):
         invert(shared, **options)
 
 
-@pytest.mark.parametrize("options, said", [(dict(compile=True), "needs a C\\+\\+ compiler"), (dict(device="cuda"), "finds no GPU"), (dict(precision="half"), "precision")], ids=str)
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (dict(compile=True), "needs a C\\+\\+ compiler"),
+        (dict(device="cuda"), "finds no GPU"),
+        (dict(precision="half"), "precision"),
+    ],
+    ids=str,
+)
 def test_what_the_machine_lacks_is_said_before_any_work(shared, monkeypatch, options, said):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -394,7 +444,9 @@ def test_gaussian_noise_is_seeded_of_the_given_strength_and_new_for_each_client(
     assert first.corrcoef().fill_diagonal_(0).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace", "dpsgd_1", "gaussian_1e-3x", "Prune_70"])
+@pytest.mark.parametrize(
+    "text", ["prune_100", "prune", "prune_-1", "gaussian_", "laplace", "dpsgd_1", "gaussian_1e-3x", "Prune_70"]
+)
 def test_unknown_defenses_are_refused(lenet, digits, text):
     with pytest.raises(InputError, match=f"defense {text!r}"):
         share_gradient(lenet, digits.images, digits.labels, defense=text)
@@ -410,13 +462,22 @@ def test_policies_are_accepted(digits, text):
     assert "+".join("-".join(map(str, part)) for part in parse_policy(text)) == text
     assert variant_options(f"policy_{text}")["policy"] == text
     images = training_input(digits.images, "crop", text, generator("policy", 1))
-    assert images.shape == digits.images.shape and images.dtype == torch.float32 and 0 <= images.min() and images.max() <= 1
+    assert (
+        images.shape == digits.images.shape
+        and images.dtype == torch.float32
+        and 0 <= images.min()
+        and images.max() <= 1
+    )
     assert torch.equal(images, training_input(digits.images, "crop", text, generator("policy", 1)))
 
 
 @pytest.mark.parametrize("text", ["", "50", "3-1-50", "3-1-", "-1", "3--1", "3,1", "3-1-7+", "+3", "x", "3 1", "3.5"])
 def test_policies_are_refused(digits, text):
-    for use in (parse_policy, lambda text: variant_options(f"policy_{text}"), lambda text: apply_policy(digits.images, text, generator(0))):
+    for use in (
+        parse_policy,
+        lambda text: variant_options(f"policy_{text}"),
+        lambda text: apply_policy(digits.images, text, generator(0)),
+    ):
         with pytest.raises(InputError, match="policy"):
             use(text)
 

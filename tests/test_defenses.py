@@ -38,7 +38,8 @@ PUBLISHED_TABLE = {  # the transform's entries as number: magnitude index
 }
 # Ten equal steps from the first to the second number.
 RANGES = {
-    "shearY": (0, 0.3), "translateX": (0, 150 / 331), "translateY": (0, 150 / 331), "rotate": (0, 30), "color": (0, 0.5),
+    "shearY": (0, 0.3),
+    "translateX": (0, 150 / 331), "translateY": (0, 150 / 331), "rotate": (0, 30), "color": (0, 0.5),
     "contrast": (0, 0.5), "sharpness": (0, 0.5), "brightness": (0, 0.5), "posterize": (8, 4), "solarize": (256, 0),
 }  # fmt: skip
 SIGNED = {"shearY", "translateX", "translateY", "color", "contrast", "sharpness", "brightness"}
@@ -163,7 +164,10 @@ def test_a_random_sign_is_taken_by_shear_shifts_and_enhancers_alone():
 def test_transforms_are_always_applied_and_signs_are_even(picture, number):
     images = torch.tensor(np.asarray(picture)).permute(2, 0, 1).float().div(255).repeat(60, 1, 1, 1)
     results = apply_policy(images, str(number), generator("signs"))
-    both = [torch.tensor(np.asarray(transform_picture(to_pil(images[0]), TABLE[number], sign))).permute(2, 0, 1) / 255 for sign in (True, False)]
+    both = [
+        torch.tensor(np.asarray(transform_picture(to_pil(images[0]), TABLE[number], sign))).permute(2, 0, 1) / 255
+        for sign in (True, False)
+    ]
     plus, minus = ((results - one).abs().amax((1, 2, 3)) < 1e-6 for one in both)
     assert (plus | minus).all() and not torch.allclose(results[0], images[0])
     assert plus.all() and minus.all() if number == 2 else 15 < plus.sum() < 45
@@ -209,15 +213,22 @@ def test_dpsgd_at_sharing_clips_each_client_over_all_parameters_together(digits,
             torch.testing.assert_close(shared[name][n], gradient[name] * min(1, clip / norm), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("defense, deviation", [("gaussian_1e-2", 1e-2), ("laplace_1e-2", 2**0.5 * 1e-2), ("dpsgd_1e9_2e-11", 2e-2)])
+@pytest.mark.parametrize(
+    "defense, deviation", [("gaussian_1e-2", 1e-2), ("laplace_1e-2", 2**0.5 * 1e-2), ("dpsgd_1e9_2e-11", 2e-2)]
+)
 def test_noise_at_sharing_is_seeded_and_each_clients_own(lenet, digits, defense, deviation):
     def noise(count, seed=1):
         few = pick(digits.test, 3).take(range(count))
-        plain, noisy = (share_gradient(lenet, few.images, few.labels, defense=name, seed=seed).gradients for name in ("", defense))
+        plain, noisy = (
+            share_gradient(lenet, few.images, few.labels, defense=name, seed=seed).gradients for name in ("", defense)
+        )
         return torch.cat([(noisy[name] - plain[name]).flatten(1) for name in plain], 1)
 
     three = noise(3)
-    assert three.std().item() == pytest.approx(deviation, rel=0.03) and three.corrcoef().fill_diagonal_(0).abs().max() < 0.05
+    assert (
+        three.std().item() == pytest.approx(deviation, rel=0.03)
+        and three.corrcoef().fill_diagonal_(0).abs().max() < 0.05
+    )
     assert torch.equal(three, noise(3)) and not torch.equal(three, noise(3, seed=2))
     torch.testing.assert_close(noise(2), three[:2], rtol=0, atol=1e-5)
 
@@ -271,7 +282,10 @@ def test_the_defense_is_on_the_sharing_card(lenet, digits):
     assert share_gradient(lenet, few.images, few.labels, defense="laplace_1e-3").card["defense"] == "laplace_1e-3"
 
 
-@pytest.mark.parametrize("text", ["dpsgd_0_1", "dpsgd_1_2_3", "dpsgd", "laplace_-1", "lap_1e-3", "prune_70_1", "gaussian_nan", "gaussian_1e-٣"])
+@pytest.mark.parametrize(
+    "text",
+    ["dpsgd_0_1", "dpsgd_1_2_3", "dpsgd", "laplace_-1", "lap_1e-3", "prune_70_1", "gaussian_nan", "gaussian_1e-٣"],
+)
 def test_unreadable_defenses_are_refused(text):
     with pytest.raises(InputError, match=f"defense {text!r}"):
         parse_defense(text)
@@ -288,7 +302,12 @@ def test_privacy_score_is_independent_of_its_batches(lenet, digits):
     for j in range(21):
         mixed = torch.lerp(noise, few.images, j / 20)
         here = [by_hand(lenet, *example) for example in zip(mixed, few.labels)]
-        similarity.append([np.mean([F.cosine_similarity(a[k].flatten(), b[k].flatten(), dim=0) for k in a]) for a, b in zip(here, goal)])
+        similarity.append(
+            [
+                np.mean([F.cosine_similarity(a[k].flatten(), b[k].flatten(), dim=0) for k in a])
+                for a, b in zip(here, goal)
+            ]
+        )
     np.testing.assert_allclose(together, np.trapezoid(similarity, dx=1 / 20, axis=0), atol=1e-4)
 
 

@@ -1,4 +1,6 @@
-"""Machine annotators: thresholds and refusals by hand, all three kinds, CLIP loaded for real, and the control's bookkeeping with known cheats."""
+"""Machine annotators: thresholds and refusals by hand, all three kinds, CLIP loaded for real, and the control's
+bookkeeping with known cheats.
+"""
 
 import builtins
 import json
@@ -16,10 +18,23 @@ from semsim.core.errors import InputError
 from semsim.core.seeds import generator
 from semsim.core.datasets import Dataset, Split, divide, load_dataset
 from semsim.annotate.machine_annotators import (
-    MachineAnnotator, machine_answers, answer, as_annotator, clip_annotator, clip_weights, fit_threshold,
+    MachineAnnotator,
+    machine_answers,
+    answer,
+    as_annotator,
+    clip_annotator,
+    clip_weights,
+    fit_threshold,
 )
 from semsim.annotate.panels import (
-    PANELS, accuracy_when, reconstructions_under_random_labels, blurred, training_images, noisy, recoloured, train_annotator,
+    PANELS,
+    accuracy_when,
+    reconstructions_under_random_labels,
+    blurred,
+    training_images,
+    noisy,
+    recoloured,
+    train_annotator,
     mix_in_reconstructions,
 )
 from semsim.annotate.control import ControlSet, control_set, control_summary, label_effect, label_evidence_control
@@ -40,8 +55,10 @@ def fixed(probabilities, **how):
 # Answers and thresholds
 
 
-@pytest.mark.parametrize("threshold, nothing, expected", [
-    (0.0, -1, [0, 1, 2]), (0.6, -1, [0, -1, 2]), (0.7, -1, [0, -1, -1]), (0.0, 2, [0, 1, -1]), (0.6, 2, [0, -1, -1])])
+@pytest.mark.parametrize(
+    "threshold, nothing, expected",
+    [(0.0, -1, [0, 1, 2]), (0.6, -1, [0, -1, 2]), (0.7, -1, [0, -1, -1]), (0.0, 2, [0, 1, -1]), (0.6, 2, [0, -1, -1])],
+)
 def test_refuses_below_the_threshold_and_where_nothing_is_likeliest(threshold, nothing, expected):
     rows = [[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]]
     assert answer(fixed(rows, threshold=threshold, nothing=nothing), images(3)).tolist() == expected
@@ -61,13 +78,22 @@ def test_threshold_is_the_quantile_of_clean_confidences(unsure):
     assert (answer(settled, images(41)) == -1).sum().item() == round(unsure * 40 + 0.4999 * (unsure * 40 % 1 > 0))
 
 
-@pytest.mark.parametrize("opinion, message", [
-    (lambda shown: shown.flatten(1), "no probabilities"), (lambda shown: torch.full((len(shown), 2), float("nan")), "no probabilities"),
-    (lambda shown: torch.full((len(shown), 3), 0.5), "no probabilities"), (lambda shown: torch.tensor([[1.5, -0.5]] * len(shown)), "no probabilities"),
-    (lambda shown: torch.ones(1, 2) / 2, "for 3 images"), (lambda shown: shown, "for 3 images"), (lambda shown: torch.rand(len(shown)), "class numbers are whole"),
-    (lambda shown: torch.tensor([0, 1, -2]), "class numbers are whole")])
+@pytest.mark.parametrize(
+    "opinion, message",
+    [
+        (lambda shown: shown.flatten(1), "no probabilities"),
+        (lambda shown: torch.full((len(shown), 2), float("nan")), "no probabilities"),
+        (lambda shown: torch.full((len(shown), 3), 0.5), "no probabilities"),
+        (lambda shown: torch.tensor([[1.5, -0.5]] * len(shown)), "no probabilities"),
+        (lambda shown: torch.ones(1, 2) / 2, "for 3 images"),
+        (lambda shown: shown, "for 3 images"),
+        (lambda shown: torch.rand(len(shown)), "class numbers are whole"),
+        (lambda shown: torch.tensor([0, 1, -2]), "class numbers are whole"),
+    ],
+)
 def test_unsound_opinions_are_refused_by_name(opinion, message):
-    with pytest.raises(InputError, match=message) as raised: answer(MachineAnnotator("odd one", opinion), images(3))
+    with pytest.raises(InputError, match=message) as raised:
+        answer(MachineAnnotator("odd one", opinion), images(3))
     assert "'odd one'" in str(raised.value)
 
 
@@ -75,17 +101,24 @@ def test_annotate_takes_all_kinds_together(tmp_path):
     model = build_classifier("convnet4", 4, 3, 16)
     model.card |= dict(annotator="A1", threshold=0.0)
     save_classifier(tmp_path / "a.safetensors", model)
-    panel = [load_classifier(tmp_path / "a.safetensors"), fixed([[0.2, 0.8]] * 6), MachineAnnotator("never", lambda shown: torch.full((6,), -1))]
+    panel = [
+        load_classifier(tmp_path / "a.safetensors"),
+        fixed([[0.2, 0.8]] * 6),
+        MachineAnnotator("never", lambda shown: torch.full((6,), -1)),
+    ]
     table = check_answers(machine_answers(panel, images(), list("abcdef")), classes=4)
     assert table.annotator.unique().tolist() == ["A1", "fixed", "never"] and set(table.kind) == {"machine"}
-    assert set(table.answer[table.annotator == "fixed"]) == {1} and set(table.answer[table.annotator == "never"]) == {-1}
+    assert set(table.answer[table.annotator == "fixed"]) == {1} and set(table.answer[table.annotator == "never"]) == {
+        -1
+    }
     best = model(images()).argmax(1)
     assert table.answer[:6].tolist() == torch.where(best == 3, -1, best).tolist()
 
 
 def test_what_is_no_annotator_is_refused():
     for other in (build_classifier("lenet"), "B1", lambda shown: shown):
-        with pytest.raises(InputError, match="is no annotator"): as_annotator(other)
+        with pytest.raises(InputError, match="is no annotator"):
+            as_annotator(other)
 
 
 # Lessons and panels
@@ -94,8 +127,10 @@ def test_what_is_no_annotator_is_refused():
 def small_data(channels=1, count=200):
     "The digits, in colour if asked for."
     data = load_dataset("digits", 16)
-    train, test = (Split(split.images.expand(-1, channels, -1, -1).contiguous(), split.labels, split.ids)
-                   for split in (data.train.take(range(count)), data.test.take(range(60))))
+    train, test = (
+        Split(split.images.expand(-1, channels, -1, -1).contiguous(), split.labels, split.ids)
+        for split in (data.train.take(range(count)), data.test.take(range(60)))
+    )
     return Dataset("small", train, test, data.classes)
 
 
@@ -108,7 +143,9 @@ def test_spoilt_copies_stay_images_and_pictures(channels):
         rows = torch.stack([spoilt.mean(1).flatten(1), clean.mean(1).flatten(1)])
         correlations = torch.stack([torch.corrcoef(rows[:, n])[0, 1] for n in range(len(clean))])
         assert correlations.median() > 0.8, spoil.__name__
-        assert not torch.equal(spoil(clean, generator("other")), spoilt) and torch.equal(spoil(clean, generator("spoil")), spoilt)
+        assert not torch.equal(spoil(clean, generator("other")), spoilt) and torch.equal(
+            spoil(clean, generator("spoil")), spoilt
+        )
 
 
 def test_recoloured_moves_channels_apart_only_in_colour():
@@ -128,7 +165,11 @@ def test_lessons_hold_what_they_say(lesson, pictures, nothing):
 
 def test_practice_sends_labels_that_say_nothing(monkeypatch):
     data, sent = small_data(count=60), []
-    monkeypatch.setattr(machines, "share_gradient", lambda model, images, labels: sent.append((images, labels)) or share_gradient(model, images, labels))
+    monkeypatch.setattr(
+        machines,
+        "share_gradient",
+        lambda model, images, labels: sent.append((images, labels)) or share_gradient(model, images, labels),
+    )
     made = reconstructions_under_random_labels(data, data.train, 12, "test", steps=4)
     assert len(sent) == 9 and len(made) == 9 * 3 * 16 and set(map(len, (image for image, _ in sent))) == {16}
     true = made.labels.view(9, 3, 16)
@@ -167,31 +208,60 @@ def test_panels_share_neither_architecture_nor_members():
 
 def known_control(originals=20, models=("m", "n")):
     "A control without attacks: rows whose truth is known."
-    rows = [dict(item=f"{model}/{sent}/{n}", model=model, sent=sent, original=str(n), label=(n + (sent == "wrong label")) % 10, true=-1 if sent == "noise" else n % 10)
-            for model in models for sent in ("noise", "wrong label", "right label") for n in range(originals)]
+    rows = [
+        dict(
+            item=f"{model}/{sent}/{n}",
+            model=model,
+            sent=sent,
+            original=str(n),
+            label=(n + (sent == "wrong label")) % 10,
+            true=-1 if sent == "noise" else n % 10,
+        )
+        for model in models
+        for sent in ("noise", "wrong label", "right label")
+        for n in range(originals)
+    ]
     return ControlSet(images(len(rows), 1), pd.DataFrame(rows))
 
 
 def saying(name, column):
     "An annotator that says what a function of the control's table gives."
-    return lambda control: label_evidence_control([MachineAnnotator(name, lambda shown: torch.tensor(column(control.items).values))], control)
+    return lambda control: label_evidence_control(
+        [MachineAnnotator(name, lambda shown: torch.tensor(column(control.items).values))], control
+    )
 
 
 def test_control_tells_readers_of_labels_from_those_who_see_and_refuse():
     control = known_control()
-    shares = {name: control_summary(saying(name, column)(control), ["sent"]) for name, column in {
-        "reader": lambda items: items.label, "seer": lambda items: items.true, "refuser": lambda items: 0 * items.label - 1}.items()}
+    shares = {
+        name: control_summary(saying(name, column)(control), ["sent"])
+        for name, column in {
+            "reader": lambda items: items.label,
+            "seer": lambda items: items.true,
+            "refuser": lambda items: 0 * items.label - 1,
+        }.items()
+    }
     assert shares["reader"].label_sent.tolist() == [1, 1, 1] and not shares["reader"].passes.any()
-    assert shares["seer"].refused.tolist() == [1, 0, 0] and shares["seer"].true_class.tolist() == [0, 1, 1] and shares["seer"].label_sent.tolist() == [0, 0, 1]
+    assert (
+        shares["seer"].refused.tolist() == [1, 0, 0]
+        and shares["seer"].true_class.tolist() == [0, 1, 1]
+        and shares["seer"].label_sent.tolist() == [0, 0, 1]
+    )
     assert shares["refuser"].passes.all() and (shares["refuser"].another == 0).all()
 
 
 def test_control_counts_by_hand():
     control = known_control(4, ("m",))
-    answers = label_evidence_control([MachineAnnotator("hand", lambda shown: torch.tensor([-1, -1, 2, 9, -1, 1, 3, 8, 0, 1, -1, 5]))], control)
+    answers = label_evidence_control(
+        [MachineAnnotator("hand", lambda shown: torch.tensor([-1, -1, 2, 9, -1, 1, 3, 8, 0, 1, -1, 5]))], control
+    )
     table = control_summary(answers, ["sent"])
     assert table.refused.tolist() == [0.5, 0.25, 0.25]
-    assert table.label_sent.tolist() == [0.25, 0.25, 0.5]  # noise: 2; wrong labels are 1, 2, 3, 4 and the answer 3 is that of the third
+    assert table.label_sent.tolist() == [
+        0.25,
+        0.25,
+        0.5,
+    ]  # noise: 2; wrong labels are 1, 2, 3, 4 and the answer 3 is that of the third
     assert table.true_class.tolist() == [0, 0.25, 0.5] and table.another.tolist() == [0.25, 0.25, 0.25]
     assert table.n.tolist() == table.originals.tolist() == [4, 4, 4]
 
@@ -212,8 +282,15 @@ def test_interval_is_wilsons_over_originals():
 
 def test_label_effect_is_a_paired_t_interval():
     control, random = known_control(), np.random.default_rng(0)
-    answers = saying("some", lambda items: items.true.where(random.random(len(items)) < np.where(items.sent == "right label", 0.8, 0.4), -1))(control)
-    wide = answers[answers.true >= 0].assign(named=lambda table: table.answer == table.true).pivot_table(index="original", columns="sent", values="named")
+    answers = saying(
+        "some",
+        lambda items: items.true.where(random.random(len(items)) < np.where(items.sent == "right label", 0.8, 0.4), -1),
+    )(control)
+    wide = (
+        answers[answers.true >= 0]
+        .assign(named=lambda table: table.answer == table.true)
+        .pivot_table(index="original", columns="sent", values="named")
+    )
     expected = ttest_rel(wide["right label"], wide["wrong label"])
     row = label_effect(answers).loc["some"]
     assert (row.low, row.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-9)
@@ -223,12 +300,21 @@ def test_label_effect_is_a_paired_t_interval():
 def test_control_set_sends_what_it_says():
     data = small_data()
     originals = data.test.take(range(8))
-    control = control_set({"lenet": build_classifier("lenet", 10, 1, 16), "other": build_classifier("lenet", 10, 1, 16, seed=1)}, originals, steps=2, width=8)
+    control = control_set(
+        {"lenet": build_classifier("lenet", 10, 1, 16), "other": build_classifier("lenet", 10, 1, 16, seed=1)},
+        originals,
+        steps=2,
+        width=8,
+    )
     items = control.items
     assert len(items) == len(control.images) == 2 * 3 * 8 and items.item.is_unique
     truth = dict(zip(originals.ids, originals.labels.tolist()))
     wrong = items[items.sent == "wrong label"]
-    assert (wrong.true == wrong.original.map(truth)).all() and (wrong.label != wrong.true).all() and wrong.label.between(0, 9).all()
+    assert (
+        (wrong.true == wrong.original.map(truth)).all()
+        and (wrong.label != wrong.true).all()
+        and wrong.label.between(0, 9).all()
+    )
     right = items[items.sent == "right label"]
     assert (right.label == right.true).all() and (items.true[items.sent == "noise"] == -1).all()
     with pytest.raises(InputError, match="models of the same classes"):
@@ -237,21 +323,34 @@ def test_control_set_sends_what_it_says():
 
 def test_accuracy_when_counts_refusals_as_missed():
     data = small_data()
-    table = accuracy_when([MachineAnnotator("ones", lambda shown: torch.ones(len(shown), dtype=torch.long)), MachineAnnotator("never", lambda shown: torch.full((len(shown),), -1))], data.test)
-    assert table.loc["ones"].tolist() == pytest.approx([(data.test.labels == 1).float().mean().item()] * 4) and (table.loc["never"] == 0).all()
+    table = accuracy_when(
+        [
+            MachineAnnotator("ones", lambda shown: torch.ones(len(shown), dtype=torch.long)),
+            MachineAnnotator("never", lambda shown: torch.full((len(shown),), -1)),
+        ],
+        data.test,
+    )
+    assert (
+        table.loc["ones"].tolist() == pytest.approx([(data.test.labels == 1).float().mean().item()] * 4)
+        and (table.loc["never"] == 0).all()
+    )
 
 
 # CLIP
 
 
-TINY = dict(embed_dim=16, vision_cfg=dict(image_size=32, layers=1, width=16, patch_size=16, head_width=8),
-            text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=1))
+TINY = dict(
+    embed_dim=16,
+    vision_cfg=dict(image_size=32, layers=1, width=16, patch_size=16, head_width=8),
+    text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=1),
+)
 
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
     "A tiny CLIP of random weights, known to open_clip by name and saved as a file: (name, path, network)."
     import open_clip
+
     folder = tmp_path_factory.mktemp("clip")
     (folder / "semsim-tiny.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(folder / "semsim-tiny.json")
@@ -263,17 +362,28 @@ def tiny_clip(tmp_path_factory):
 
 def test_clip_loads_its_file_and_names_the_nearest_sentence(tiny_clip):
     import open_clip
+
     name, path, net = tiny_clip
     classes = ("cat", "motor_bike", "tree")
     annotator = fit_threshold(clip_annotator(classes, name, str(path)), images(12), 0.25)
     shown = images(5, size=32)  # the network's own size: nothing is resized, only rounded to 8 bits and normalised
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     with torch.no_grad():
-        texts = net.encode_text(open_clip.get_tokenizer(name)(["a photo of a cat.", "a photo of a motor bike.", "a photo of a tree."]))
+        texts = net.encode_text(
+            open_clip.get_tokenizer(name)(["a photo of a cat.", "a photo of a motor bike.", "a photo of a tree."])
+        )
         seen = net.encode_image(((shown * 255).round() / 255 - mean) / std)
-        expected = (net.logit_scale.exp() * torch.nn.functional.cosine_similarity(seen[:, None], texts[None], dim=-1)).softmax(1)
+        expected = (
+            net.logit_scale.exp() * torch.nn.functional.cosine_similarity(seen[:, None], texts[None], dim=-1)
+        ).softmax(1)
     assert torch.allclose(annotator.opinion(shown), expected, atol=1e-4)
-    assert annotator.card["clip"] == name and annotator.card["clean"] == 12 and annotator.card["weights"] == "tiny.safetensors"
+    assert (
+        annotator.card["clip"] == name
+        and annotator.card["clean"] == 12
+        and annotator.card["weights"] == "tiny.safetensors"
+    )
     table = machine_answers([annotator], images(4, channels=1), list("abcd"))  # grey images, another size
     assert set(table.annotator) == {"CLIP semsim-tiny"} and table.answer.between(-1, 2).all()
 
@@ -281,33 +391,53 @@ def test_clip_loads_its_file_and_names_the_nearest_sentence(tiny_clip):
 def test_clip_mistakes_name_the_way_out(tiny_clip, tmp_path):
     name, path, net = tiny_clip
     torch.save(net.state_dict(), tmp_path / "tiny.pt")
-    with pytest.raises(InputError, match="only .safetensors files are read"): clip_annotator(("a", "b"), name, str(tmp_path / "tiny.pt"))
-    with pytest.raises(InputError, match="no such file"): clip_annotator(("a", "b"), name, str(tmp_path / "none.safetensors"))
+    with pytest.raises(InputError, match="only .safetensors files are read"):
+        clip_annotator(("a", "b"), name, str(tmp_path / "tiny.pt"))
+    with pytest.raises(InputError, match="no such file"):
+        clip_annotator(("a", "b"), name, str(tmp_path / "none.safetensors"))
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="not the weights of semsim-tiny"): clip_annotator(("a", "b"), name, str(tmp_path / "other.safetensors"))
+    with pytest.raises(InputError, match="not the weights of semsim-tiny"):
+        clip_annotator(("a", "b"), name, str(tmp_path / "other.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"no safetensors")
-    with pytest.raises(InputError, match="not the weights of semsim-tiny"): clip_annotator(("a", "b"), name, str(tmp_path / "bad.safetensors"))
-    with pytest.raises(InputError, match="unknown weights of ViT-B-32"): clip_annotator(("a", "b"), "ViT-B-32", "lion")
+    with pytest.raises(InputError, match="not the weights of semsim-tiny"):
+        clip_annotator(("a", "b"), name, str(tmp_path / "bad.safetensors"))
+    with pytest.raises(InputError, match="unknown weights of ViT-B-32"):
+        clip_annotator(("a", "b"), "ViT-B-32", "lion")
 
 
 def test_clip_weights_by_tag_are_only_had_as_safetensors(monkeypatch):
     import huggingface_hub
+
     asked = []
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, file: asked.append((repository, file)) or "weights.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub,
+        "hf_hub_download",
+        lambda repository, file: asked.append((repository, file)) or "weights.safetensors",
+    )
     clip_weights("ViT-B-32", "laion2b_s34b_b79k")
     assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")]
-    def offline(*_): raise ConnectionError("no route")
+
+    def offline(*_):
+        raise ConnectionError("no route")
+
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(InputError, match="could not be had .ConnectionError.; download open_clip_model.safetensors"): clip_weights("ViT-B-32", "laion2b_s34b_b79k")
+    with pytest.raises(InputError, match="could not be had .ConnectionError.; download open_clip_model.safetensors"):
+        clip_weights("ViT-B-32", "laion2b_s34b_b79k")
     import open_clip
+
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: dict(url="https://example.org/weights.pt"))
-    with pytest.raises(InputError, match="not published as safetensors"): clip_weights("ViT-B-32", "laion2b_s34b_b79k")
+    with pytest.raises(InputError, match="not published as safetensors"):
+        clip_weights("ViT-B-32", "laion2b_s34b_b79k")
 
 
 def test_clip_without_its_package(monkeypatch):
     real = builtins.__import__
+
     def without(name, *args, **kwargs):
-        if name == "open_clip": raise ImportError(name)
+        if name == "open_clip":
+            raise ImportError(name)
         return real(name, *args, **kwargs)
+
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="pip install open-clip-torch"): clip_annotator(("a", "b"), "ViT-B-32", "openai")
+    with pytest.raises(InputError, match="pip install open-clip-torch"):
+        clip_annotator(("a", "b"), "ViT-B-32", "openai")

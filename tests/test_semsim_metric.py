@@ -57,7 +57,7 @@ def test_a_changed_weight_is_refused(metric, tmp_path):
 def test_the_derivative_is_that_of_finite_differences(metric):
     metric, pair = metric.double(), images(2).double()
     original, found = pair[:1], pair[1:].clone().requires_grad_()
-    slope, = torch.autograd.grad(metric(original, found).sum(), found)
+    (slope,) = torch.autograd.grad(metric(original, found).sum(), found)
     direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         ahead, behind = (metric(original, found + step * direction).item() for step in (1e-6, -1e-6))

@@ -1,4 +1,6 @@
-"""Classifiers and their training: every architecture can be attacked, and an interrupted training ends as if it had not been."""
+"""Classifiers and their training: every architecture can be attacked, and an interrupted training ends as if it had not
+been.
+"""
 
 import signal
 import subprocess
@@ -79,7 +81,9 @@ def test_the_second_derivative_is_right(arch):
     "The derivative of the squared length of the gradient equals a difference quotient in double precision."
     model = build_classifier(arch, channels=1, size=16).double()
     parameters = dict(model.named_parameters())
-    image, along = (torch.rand(1, 1, 16, 16, generator=generator(name), dtype=torch.double) for name in ("image", "along"))
+    image, along = (
+        torch.rand(1, 1, 16, 16, generator=generator(name), dtype=torch.double) for name in ("image", "along")
+    )
 
     def length(image):
         loss = F.cross_entropy(functional_call(model, parameters, (image,)), torch.tensor([3]))
@@ -133,10 +137,15 @@ def test_the_gradient_is_that_of_backward(digits):
     model, batch = build_classifier("convnet4", channels=1, size=16).train(), digits.train.take(range(8))
     F.cross_entropy(model(batch.images), batch.labels).backward()
     loss, gradients = batch_gradient(model, batch.images, batch.labels)
-    assert all(torch.equal(gradient, parameter.grad) for gradient, parameter in zip(gradients.values(), model.parameters(), strict=True))
+    assert all(
+        torch.equal(gradient, parameter.grad)
+        for gradient, parameter in zip(gradients.values(), model.parameters(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("options", [dict(arch="mnasnet"), dict(amp=True, channels_last=True), dict(policy="3-1-7")], ids=str)
+@pytest.mark.parametrize(
+    "options", [dict(arch="mnasnet"), dict(amp=True, channels_last=True), dict(policy="3-1-7")], ids=str
+)
 def test_the_seed_decides(digits, options):
     options = dict(arch="convnet4", epochs=1) | options
     one, again, other = (train_classifier(digits, seed=seed, **options) for seed in (1, 1, 2))
@@ -186,7 +195,8 @@ from semsim.core.datasets import load_dataset
 from semsim.attack.training import train_classifier
 torch.set_num_threads(1)
 data = load_dataset("digits", size=16)
-train_classifier(replace(data, train=data.train.take(range(64))), "convnet4", epochs=60, augment="crop", checkpoint=sys.argv[1])
+few = replace(data, train=data.train.take(range(64)))
+train_classifier(few, "convnet4", epochs=60, augment="crop", checkpoint=sys.argv[1])
 """
 
 
@@ -213,8 +223,18 @@ def begun(digits, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "change",
-    [dict(arch="mlp"), dict(epochs=3), dict(augment="crop"), dict(policy="3"), dict(defense="prune_70"), dict(lr=0.1), dict(batch=16), dict(seed=1),
-     dict(amp=True), dict(channels_last=True)],
+    [
+        dict(arch="mlp"),
+        dict(epochs=3),
+        dict(augment="crop"),
+        dict(policy="3"),
+        dict(defense="prune_70"),
+        dict(lr=0.1),
+        dict(batch=16),
+        dict(seed=1),
+        dict(amp=True),
+        dict(channels_last=True),
+    ],
     ids=str,
 )
 def test_other_settings_do_not_resume(digits, begun, change):
