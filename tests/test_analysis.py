@@ -12,7 +12,7 @@ from semsim.analysis.correlation import correlations, group_sentinels
 from semsim.analysis.noise_ceilings import ANNOTATOR, noise_ceiling, icc, annotator_reliability
 from semsim.analysis.comparison import clusters, compare, williams
 from semsim.analysis.pairwise_accuracy import soft_pairwise_accuracy, tie_calibrated_accuracy
-from semsim.analysis.reporting import join_annotations, report, verdict, wide_annotations, write_agreement_report
+from semsim.analysis.reporting import join_annotations, report, verdict, wide_annotations
 from semsim.core.errors import InputError
 from semsim.paper2309.human_study import HUMAN_STUDY_METRICS, read_human_study
 from semsim.analysis.frames import checked_rows, incomplete
@@ -574,7 +574,7 @@ def test_a_report_keeps_every_table_and_escapes_every_text(tmp_path):
         n_resamples=30,
         n_permutations=20,
     )
-    page = write_agreement_report(found, tmp_path / "out")
+    page = found.write(tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text and "http://" not in text.replace("http://www.w3.org", "")
     written = {path.stem for path in (tmp_path / "out" / "tables").glob("*.csv")}
@@ -584,7 +584,7 @@ def test_a_report_keeps_every_table_and_escapes_every_text(tmp_path):
         table.facet
     ) == set(FACETS)
     assert "How to read this" in text and all(f'href="tables/{name}.csv"' in text for name in written)
-    again = write_agreement_report(found, tmp_path / "again").read_bytes()
+    again = found.write(tmp_path / "again").read_bytes()
     assert again == page.read_bytes()
 
 
@@ -737,7 +737,7 @@ def test_few_answers_each_reach_a_report(tmp_path):
     ).assign(label=1)
     joined, left_out = join_annotations(scores, answers[["item", "annotator", "kind", "answer", "time"]])
     found = report(joined, "mean", ["psnr"], "two made-up annotators", left_out=left_out, n_resamples=50)
-    page = write_agreement_report(found, tmp_path)
+    page = found.write(tmp_path)
     assert page.read_text().rstrip().endswith("</html>") and "scores are of items that nobody annotated" in " ".join(
         found.left_out
     )

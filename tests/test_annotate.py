@@ -15,9 +15,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from semsim.annotate.answers import standing
+from semsim.annotate.answer_log import standing
 from semsim.annotate.plan import latin_square, make_plan
-from semsim.annotate.session import LabellingWidget, Session, answers_path, check_annotator, keys_of, read_answers
+from semsim.annotate.session import Session, answers_path, check_annotator, keys_of, read_answers
+from semsim.annotate.widget import LabellingWidget
 from semsim.core.errors import InputError
 from semsim.core.datasets import Split
 from semsim.core.folders import write_reconstructions

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import ttest_rel
 
-from semsim import machines
+from semsim.annotate import panels
 from semsim.annotate.answers import check_answers
 from semsim.core.errors import InputError
 from semsim.core.seeds import generator
@@ -166,7 +166,7 @@ def test_lessons_hold_what_they_say(lesson, pictures, nothing):
 def test_practice_sends_labels_that_say_nothing(monkeypatch):
     data, sent = small_data(count=60), []
     monkeypatch.setattr(
-        machines,
+        panels,
         "share_gradient",
         lambda model, images, labels: sent.append((images, labels)) or share_gradient(model, images, labels),
     )

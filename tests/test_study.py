@@ -22,7 +22,7 @@ from filelock import FileLock
 from semsim.annotate.session import Session
 from semsim.core.files import load_tensors, read_image, save_tensors, write_image
 from semsim.core.datasets import load_dataset
-from semsim.study.report import write_report
+from semsim.study.report import write_study_page
 from semsim.study.settings import changed_settings, make_study, read_study
 from semsim.study.study_run import StudyRun
 from semsim.study.pipeline import run_study
@@ -426,7 +426,7 @@ def test_a_rotating_study_has_a_row_for_each_snapshot_and_original(tmp_path, mon
     assert scores.loss.notna().equals(scores.step == 60)
     pictures = list((tmp_path / "study/reconstructions/pictures/lenet none early 20").glob("*_rec.png"))
     assert len(pictures) == 4  # only those that the model met
-    assert write_report(results, tmp_path / "study").exists()
+    assert write_study_page(results, tmp_path / "study").exists()
 
 
 # Several data sets, and people
@@ -446,7 +446,7 @@ def test_two_data_sets_are_never_pooled_and_each_is_scored_by_what_the_other_tau
     assert scores["semsim[other data]"].between(0, 2).all()
     for data in ("pictures", "others"):
         assert len(list((tmp_path / "study/reconstructions" / data / "lenet none").glob("*_rec.png"))) == 10
-    page = write_report(results, tmp_path / "study").read_text()
+    page = write_study_page(results, tmp_path / "study").read_text()
     assert "All data sets" in page and "semsim[other data]" in page
     other = load_tensors(next(path for path in (tmp_path / "study/tasks/semsim").iterdir() if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20))
     assert all(name.startswith("others/") for name in other[1]["originals"])  # what scores the pictures has not seen one of them
@@ -459,7 +459,7 @@ def test_people_judge_a_study_when_they_have_answered(tmp_path, monkeypatch):
     with ThreadPoolExecutor(1) as thread:
         results = run_study(study, tmp_path / "study", thread)
         assert "ready to be labelled" in results.parts[0].verdict[0] and results.parts[0].agreement.empty
-        assert "There is no annotator score at all." in write_report(results, tmp_path / "study").read_text()
+        assert "There is no annotator score at all." in write_study_page(results, tmp_path / "study").read_text()
         session = Session(tmp_path / "study/reconstructions/pictures", "ann", every=True)
         session.handle(dict(kind="open", client="test"))
         for position, key in enumerate(session.keys):
