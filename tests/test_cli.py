@@ -422,11 +422,11 @@ def test_a_study_warns_of_a_skipped_picture_once(study):
 
 def test_a_second_run_computes_nothing_again(study):
     folder, first = study
-    units, before = contents(folder / "study/units"), tables(folder / "study")
+    units, before = contents(folder / "study/tasks"), tables(folder / "study")
     assert sum(bool(unit) for unit in units.values()) >= 12
     again = command(folder, *STUDY, "study")
     assert again.code == 0 and again.out == first.out
-    assert contents(folder / "study/units") == units and tables(folder / "study") == before
+    assert contents(folder / "study/tasks") == units and tables(folder / "study") == before
 
 
 def test_a_stopped_and_killed_study_resumes_to_the_same_tables(study):

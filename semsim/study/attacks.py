@@ -197,7 +197,7 @@ def make_attack(self:AttackStep, path:Path):
 
 # %% ../../nbs/5_study/03_attacks.ipynb #d6fd1ad5
 @patch
-def load_attack(self:AttackStep, path:Path) -> dict: # "images": (steps,N,C,H,W) in [0,1], "losses": (N,), "sent": (N,C,H,W)
+def load_attack(self:AttackStep, path:Path) -> dict: # images (steps,N,C,H,W), losses (N,), sent (N,C,H,W)
     "Read what an attack found; images with 256 levels become floats."
     tensors, _ = load_tensors(path)
     if tensors["images"].dtype == torch.uint8: tensors["images"] = tensors["images"].float() / 255
