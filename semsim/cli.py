@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def _options(debug:bool=typer.Option(False, "--debug", help="Show the traceback of an error.")):
     "How much would a person recognise in the images that leaked from a model?"
 
-# %% ../nbs/5_study/10_cli.ipynb #dc406b2d
+# %% ../nbs/5_study/10_cli.ipynb #8be08f5a
 @app.command()
 def score(
     originals:Path=typer.Argument(
@@ -47,6 +47,7 @@ def score(
     print(found)
     if gate: leave(*found.gate(gate, limit))
 
+# %% ../nbs/5_study/10_cli.ipynb #dc406b2d
 def leave(passed:bool, # whether the gate lets this through
           line:str, # that says so
          ):
@@ -207,7 +208,7 @@ def analyse(
     print(analyse_files(scores, annotations, target, metric or (), higher or (), lower or (), annotator, only or (),
                         out, resamples, seed))
 
-# %% ../nbs/5_study/10_cli.ipynb #c323935d
+# %% ../nbs/5_study/10_cli.ipynb #ddd6de86
 def main():
     "The command line: one line for an error, and the traceback with --debug."
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
@@ -232,6 +233,7 @@ def _one_line_errors(debug:bool):
         if isinstance(error, InputError): stop(2, f"error: {error}")
         stop(3, f"unexpected {type(error).__name__}: {error}; run again with --debug and report the traceback")
 
+# %% ../nbs/5_study/10_cli.ipynb #c323935d
 def stop(code:int, # the exit code
          line:str, # what to say
         ):

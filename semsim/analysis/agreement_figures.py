@@ -20,7 +20,7 @@ from .correlation import COEFFICIENTS, LEVELS, STATISTICS, correlations
 from .frames import checked_rows
 from .resampling import FACETS, Draws, resample
 
-# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #a9ca51cc
+# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #57d82f82
 BLUE, ORANGE, GREEN = "#0173b2", "#de8f05", "#029e73" # seaborn's colour-blind palette
 FACET_STYLE = { # colour, line, marker
     "originals": (BLUE, "-", "o"),
@@ -50,6 +50,7 @@ def _write(ax, title, xlabel, ylabel=""):
     ax.set_ylabel(ylabel, fontsize=9, parse_math=False)
     ax.tick_params(labelsize=8)
 
+# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #a9ca51cc
 def _legend_below(ax, **settings):
     "A legend below the axis label, whatever the height of the axes"
     from matplotlib.transforms import ScaledTranslation
@@ -302,7 +303,7 @@ def _check_comparable(tables):
     if any(other != pairs[0] for other in pairs):
         raise InputError("the tables hold different pairs: compare the same metrics in each")
 
-# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #0034cd3a
+# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #1cc68137
 def plot_survivors(
     tables:dict, # facet -> table from `compare`, of the same metrics, level and coefficient
     annotator:str, # who annotated, e.g. "panel B (machine), n=3"
@@ -327,6 +328,7 @@ def plot_survivors(
     _legend_below(ax, title=key, title_fontsize=8, alignment="left")
     return ax
 
+# %% ../../nbs/4_analysis/07_agreement_figures.ipynb #0034cd3a
 def _draw_leads(ax, part, at, facet):
     "Draw the leads of one facet, filled where they survive, with an entry for the legend"
     color, style, marker = FACET_STYLE[facet]

@@ -32,7 +32,7 @@ def _bins(values, bins, metric):
     if number.max() == 0: raise InputError(f"{metric!r} has too few different values to make two bins: leave it out")
     return number
 
-# %% ../../nbs/4_analysis/08_example_figures.ipynb #7b763447
+# %% ../../nbs/4_analysis/08_example_figures.ipynb #1ba3854e
 def recognition_by_bin(
     scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, the metric, the target score
     target:str, # column of the target score, in [0, 1], higher = more recognised
@@ -54,6 +54,7 @@ def recognition_by_bin(
     found = found.assign(higher_is_leakier=rows.signs[0] > 0, estimand=FACETS["originals"])
     return found.set_index("bin").reset_index()
 
+# %% ../../nbs/4_analysis/08_example_figures.ipynb #7b763447
 def _resampled_shares(rows, number, drawn):
     "(bins,R) share recognised in each resample, NaN where none of the bin is in it; (bins,) originals in each bin"
     shape = number.max() + 1, len(rows.originals)
@@ -87,7 +88,7 @@ def plot_recognition_by_bin(
     _legend_below(ax)
     return ax
 
-# %% ../../nbs/4_analysis/08_example_figures.ipynb #9c588fbd
+# %% ../../nbs/4_analysis/08_example_figures.ipynb #4b735065
 DISAGREEMENTS = {
     "false alarm": "the metric says that it leaked, the annotators did not recognise it",
     "missed leak": "the annotators recognised it, the metric says that it did not leak",
@@ -116,6 +117,7 @@ def disagreements(
     both = pd.concat([end.assign(kind=kind) for kind, end in zip(DISAGREEMENTS, ends)])
     return both.set_index("kind").reset_index()
 
+# %% ../../nbs/4_analysis/08_example_figures.ipynb #9c588fbd
 def _percentile_rank(values):
     "Share of the values that are below each value, ties counted half"
     from scipy import stats

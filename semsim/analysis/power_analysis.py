@@ -38,7 +38,7 @@ def panels(
     rng = np.random.default_rng(derive_seed("panels", k, seed))
     return [tuple(rng.choice(annotators, k, replace=False).tolist()) for _ in range(20)]
 
-# %% ../../nbs/4_analysis/09_power_analysis.ipynb #0703f571
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #f7808d09
 def _checked(scores, annotators, metrics, higher_is_leakier, level, coefficient, facet):
     "The complete rows as a frame and as arrays, judged by all annotators"
     check_name("level", level, LEVELS)
@@ -62,6 +62,7 @@ def _check_annotators(scores, annotators):
         expected = "an annotator's column holds 1 where the class was named and 0 where it was not, not the answers"
         raise InputError(f"{name!r} has values outside [0, 1]: {expected}")
 
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #0703f571
 def _measured(rows, level, coefficient):
     "The difference in the measured study"
     once = Draws(np.ones((len(rows.originals), 1)), np.ones((len(rows.models), 1)), 0)
@@ -167,7 +168,7 @@ def _row(leads, own, sign, confidence):
     return dict(expected=leads.lead.mean(), sd=leads.lead.std(), half_width=half, power=found / n, low=low, high=high,
                 wrong=wrong / n, undefined=undefined, studies=n)
 
-# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c353ac1b
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #6ccaf736
 def spearman_brown(
     single:float, # reliability of one annotator, in [0, 1]
     k:float, # how many are averaged
@@ -191,6 +192,7 @@ def _law(rate, variances, size):
     parts, _ = nnls([[rate[k], 1 - rate[k]] for k in variances], list(variances.values()))
     return parts @ [rate[size], 1 - rate[size]]
 
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c353ac1b
 def _extrapolated(leads, own, single, k):
     "Drawn studies of the largest panels, shifted and scaled to k annotators; and a study's own variance"
     largest = max(leads)
@@ -202,10 +204,11 @@ def _extrapolated(leads, own, single, k):
     shifted = centre * np.sqrt(rate[k] / rate[largest])
     return leads[largest].assign(lead=shifted + scaled), _law(rate, own, k)
 
-# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c9456fc6
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #3fa9234a
 _COLUMNS = ("metric other level coefficient facet annotators originals models extrapolated measured expected sd "
             "half_width power low high wrong undefined studies estimand").split()
 
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #2b06c735
 def power(
     scores:pd.DataFrame, # a row a reconstruction: `model`, `original`, both metrics, a column for each annotator
     annotators, # names of the annotators' columns; 1 = named the class, 0 = did not
@@ -235,6 +238,7 @@ def power(
     about = level, coefficient, facet, n_studies, seed, confidence
     return _planned(complete, rows, teams, single, sizes, designs, *about)[_COLUMNS]
 
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c9456fc6
 def _numbers(given, measured):
     "One planned number or several as a list; the measured one if none is given"
     return np.atleast_1d(measured if given is None else given).tolist()
@@ -263,7 +267,7 @@ def _check_panels(annotators, sizes, known, coefficient):
         unknown = f"{most} annotators from {known}: Kendall's tau has no formula for that"
         raise InputError(f"{unknown}; take 'spearman' or 'pearson'")
 
-# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c0543a73
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #9737668d
 def _planned(complete, rows, teams, single, sizes, designs, level, coefficient, facet, n_studies, seed, confidence):
     "A row for each design"
     if not 0 < confidence < 1:
@@ -289,6 +293,7 @@ def _panel_means(complete, panels_of):
     "The mean answer of each panel"
     return [complete[list(team)].mean(axis=1).to_numpy(float) for team in panels_of]
 
+# %% ../../nbs/4_analysis/09_power_analysis.ipynb #c0543a73
 def _at_size(leads, own, single, size):
     "The drawn studies and the own variance for a size of panel, simulated or extrapolated"
     if size in leads: return leads[size], own[size]

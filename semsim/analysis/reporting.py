@@ -28,7 +28,7 @@ from semsim.analysis.agreement_figures import (
 )
 from .example_figures import plot_recognition_by_bin, recognition_by_bin
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #e95d46a9
+# %% ../../nbs/4_analysis/10_reporting.ipynb #b8e3ff7c
 def wide_annotations(
     answers:pd.DataFrame, # a row an answer: item ("model/original"), annotator, answer (a class number, or -1)
     scores:pd.DataFrame, # a row a reconstruction: model, original, label
@@ -55,13 +55,14 @@ def _right_answers(given, scores):
     right.columns = [f"right_{number + 1}" for number in range(right.shape[1])]
     return right
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #e95d46a9
 def _rules(right):
     "The rules that these annotators allow"
     most = int(right.count(axis=1).max())
     at_least = [f"at_least_{k}" for k in range(2, most + 1)]
     return ["mean", "majority", *at_least, *["dawid_skene"] * (right.shape[1] > 2)]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #bb120e47
+# %% ../../nbs/4_analysis/10_reporting.ipynb #85896a45
 def _keyed(table, kind):
     "The table with model and original as text, checked"
     for name in ("model", "original"):
@@ -85,6 +86,7 @@ def _unmatched(table, other, what):
     if not len(alone): return []
     return [f"{len(alone)} of {len(table)} {what}, first {_first(alone)}; they are left out."]
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #bb120e47
 def join_annotations(
     scores:pd.DataFrame, # a row a reconstruction: model, original, a column for each metric
     annotations:pd.DataFrame, # wide or long, see above
@@ -159,7 +161,7 @@ def _between_lines(agreed, pairs, coefficient, n_models):
     if not len(pairs) or np.isnan(these.statistic[order[0]]): return lines
     return [*lines, f"Between models, {order[0]} ranks best. {_lead_text(pairs, order[0], order[1])}"]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #296ffb6d
+# %% ../../nbs/4_analysis/10_reporting.ipynb #b83e6d3b
 def verdict(
     scores:pd.DataFrame, # a row a reconstruction, as for `agreement`
     target:str, # column of the target score, in [0, 1], higher = more recognised
@@ -179,6 +181,7 @@ def verdict(
              for level in levels if len(metrics) > 1}
     return verdict_of(agreed, pairs, annotator, coefficient)
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #296ffb6d
 def verdict_of(
     agreed:pd.DataFrame, # from `agreement`, levels "original" and "model", facets "originals" and "both"
     pairs:dict, # level -> table of `compare`; without a level nothing is compared there
@@ -283,7 +286,7 @@ class AgreementReport:
         "Write the tables, the figures, and a page that needs neither."
         return _write_report(self, Path(folder))
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #6c131a4b
+# %% ../../nbs/4_analysis/10_reporting.ipynb #1619627a
 def report(
     scores:pd.DataFrame, # `model`, `original`, metrics, target score; `label` and annotators' columns if there are any
     target:str, # column of the target score, in [0, 1], higher = more recognised
@@ -309,6 +312,7 @@ def report(
     said = verdict_of(agreed, _spearman_pairs(tables["pairs"]), annotator)
     return AgreementReport(annotator, target, used, higher, said, _left_out(left_out, lacking, agreed, target), tables)
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #6c131a4b
 def _tables(used, target, metrics, higher, agreed, annotators, n_permutations, settings):
     "The tables of a report"
     baselines = _baseline_rows(used, target, settings)
@@ -444,7 +448,7 @@ def _accuracy_tables(tables):
     columns = ["metric", "statistic", "low", "high", "chance", "n", "estimand"]
     return [_frame_table(tables[name][columns], name.replace("_", " ")) for name in tables if name.endswith("accuracy")]
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #6410347a
+# %% ../../nbs/4_analysis/10_reporting.ipynb #8408f7d8
 def _draw_recognition(scores, target, metric, higher, annotator, ax):
     "Draw the share recognised by bin"
     plot_recognition_by_bin(recognition_by_bin(scores, target, metric, higher), annotator, ax=ax)
@@ -462,6 +466,7 @@ def _level_figures(found):
         drawn[f"survivors_{level}"] = figure_uri(plot_survivors, f"Differences that survive, {name}", size, tables, who)
     return drawn
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #6410347a
 def _metric_figures(found):
     "name -> figure, for each metric, and one for all"
     scores, target, higher, who = found.scores, found.target, found.higher_is_leakier, found.annotator
@@ -478,7 +483,7 @@ def _metric_figures(found):
         drawn["metric_matrix"] = figure_uri(plot_metric_matrix, alt, size, scores, list(higher))
     return drawn
 
-# %% ../../nbs/4_analysis/10_reporting.ipynb #2bd99bdd
+# %% ../../nbs/4_analysis/10_reporting.ipynb #26607a10
 def _facts(found):
     "Large numbers for the head of the page"
     scores = found.scores
@@ -508,6 +513,7 @@ def _analysis_part(found, level_figures, metric_figures):
         ceiling=_ceiling_table(tables["ceiling"]) if "ceiling" in tables else None, accuracies=_accuracy_tables(tables),
     )
 
+# %% ../../nbs/4_analysis/10_reporting.ipynb #2bd99bdd
 def _analysis_page(found, level_figures, metric_figures):
     "The page of an analysis as HTML"
     lacking = found.tables["incomplete"]

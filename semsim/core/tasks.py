@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import Counter, defaultdict, deque
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,18 +31,6 @@ import semsim
 from .errors import InputError
 from .seeds import available_cores, content_id, progress
 from .files import load_tensors, read_table
-
-# %% ../../nbs/0_core/11_tasks.ipynb #d9c45794
-def read_or_make(path:Path, # the result's file
-                 read, # function of a path; raises an `InputError` for a damaged file
-                 make, # function of a path that writes the file atomically
-                ): # what `read` returns
-    "Read a task's result, after computing it if it is missing or damaged."
-    if path.exists():
-        try: return read(path)
-        except InputError as error: warnings.warn(f"{error}; computed again")
-    make(path)
-    return read(path)
 
 # %% ../../nbs/0_core/11_tasks.ipynb #865d5868
 def task_path(folder, # the study's folder
@@ -428,15 +416,3 @@ def run_tasks(tasks:list, # the whole plan
             manifest.append(dict(task=key) | found)
             plan.done(path)
     return {plan.tasks[path]: why for path, why in plan.missing.items()}
-
-# %% ../../nbs/0_core/11_tasks.ipynb #62a67f8d
-def run_calls(executor, # any `concurrent.futures.Executor`
-              step:str, # name for the progress bar
-              function, # called with the arguments of each call
-              path, # function of the same arguments: the file that the call writes
-              calls, # a tuple of arguments for each call
-             ):
-    "Run `function(*call)` for each call whose file `path(*call)` is missing."
-    missing = [call for call in calls if not path(*call).exists()]
-    with interrupts_blocked(): futures = [executor.submit(function, *call) for call in missing]
-    for future in progress(as_completed(futures), step, len(futures)): future.result()

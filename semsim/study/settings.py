@@ -415,7 +415,7 @@ def write_study(study:Study, path): # a .yaml file
     "Write a study, whole or not at all."
     with atomic_path(path) as temporary: temporary.write_text(study_text(study), encoding="utf-8")
 
-# %% ../../nbs/5_study/00_settings.ipynb #8b513ccc
+# %% ../../nbs/5_study/00_settings.ipynb #755eb931
 def _change_data(settings, given):
     "Another data set, size, or treatment of unreadable files"
     if "data" in given:
@@ -430,6 +430,7 @@ def _change_attacks(settings, given):
         if "steps" in given: attack["changes"]["steps"] = given["steps"]
         if "tv" in given: attack["changes"]["priors"] = [["tv", given["tv"]]]
 
+# %% ../../nbs/5_study/00_settings.ipynb #8b513ccc
 def change_study(study:Study,
                  **options, # data, size, skip_bad, arch, variant, images, epochs, presentations, steps, tv, seed
                 ) -> Study: # checked

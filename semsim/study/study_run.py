@@ -43,7 +43,7 @@ def models_of(study:Study) -> list: # of `Model`
         models.append(Model(name, arch, variant, attack, number))
     return models
 
-# %% ../../nbs/5_study/02_study_run.ipynb #caf5c3ad
+# %% ../../nbs/5_study/02_study_run.ipynb #3d4e5ade
 def located(study:Study) -> Study: # the same, with absolute paths of folders
     "A study whose data are found from every folder."
     def absolute(data):
@@ -53,6 +53,7 @@ def located(study:Study) -> Study: # the same, with absolute paths of folders
 
 KEPT = 2 # data sets whose images stay in memory
 
+# %% ../../nbs/5_study/02_study_run.ipynb #caf5c3ad
 class StudyRun:
     "A study in its folder."
     def __init__(self,
