@@ -32,7 +32,7 @@ def guarded(token:str, # the secret
         return response
     return ask
 
-# %% ../../nbs/3_semsim/annotate/05_page.ipynb #22d96c45
+# %% ../../nbs/3_semsim/annotate/05_page.ipynb #06bf977e
 POLICY = "; ".join([
     "default-src 'none'",
     "script-src 'self' 'nonce-{nonce}'",
@@ -53,7 +53,7 @@ def page_route(token): # async function: request -> response
         return HTMLResponse(template.render(token=token, nonce=nonce), headers=headers)
     return page
 
-# %% ../../nbs/3_semsim/annotate/05_page.ipynb #06bf977e
+# %% ../../nbs/3_semsim/annotate/05_page.ipynb #24001f70
 def message_route(session:Session): # async function: request -> response
     "The address to which the view sends its messages."
     from starlette.responses import JSONResponse, PlainTextResponse

@@ -324,6 +324,20 @@ def tidy_study(table:pd.DataFrame # from `check_rows`
                                      majority=(right.sum(axis=1) >= 3).astype(float), mean=right.mean(axis=1))
     return table[["model", "arch", "variant", "original", "label", *HUMAN_STUDY_METRICS]], annotations
 
+# %% ../../nbs/paper/01_human_study.ipynb #38873fb8
+from ..annotate.answers import COLUMNS
+
+# %% ../../nbs/paper/01_human_study.ipynb #14e71c35
+def study_answers(
+    annotations:pd.DataFrame, # from `read_human_study`: model, original, label, answer_1, answer_2, ...
+)->tuple: # (answers: a row an answer; labels: a Series, item -> true class)
+    "The human study's answers as a table with a row for each."
+    named = annotations.filter(regex=r"^answer_\d+$").rename(columns=lambda name: name.replace("answer_", "a"))
+    item = annotations.model.astype(str) + "/" + annotations.original.astype(str)
+    long = named.assign(item=item).melt("item", var_name="annotator", value_name="answer")
+    answers = long.assign(kind="human", time=pd.NaT)
+    return answers[COLUMNS], pd.Series(annotations.label.to_numpy(), item, name="label")
+
 # %% ../../nbs/paper/01_human_study.ipynb #b4f18ae8
 HUMAN_STUDY_ORIGIN = ("people's answers: Sun et al., NeurIPS 2023, arXiv 2309.13038 (cite it); kept with the metrics' "
                       "values in github.com/gparrella12/SemSim (licence file: Apache-2.0)")
