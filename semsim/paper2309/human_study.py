@@ -21,6 +21,7 @@ from ..core.errors import InputError, check_name
 from ..core.seeds import derive_seed
 from ..core.files import atomic_path
 from .pickles import PICKLE_LIMIT, read_plain_pickle, record_hashes
+from ..annotate.answers import COLUMNS
 
 # %% ../../nbs/paper/01_human_study.ipynb #1da51b55
 HUMAN_STUDY_VARIANTS = { # (mode, policy, defense) -> name
@@ -324,9 +325,6 @@ def tidy_study(table:pd.DataFrame # from `check_rows`
                                      majority=(right.sum(axis=1) >= 3).astype(float), mean=right.mean(axis=1))
     return table[["model", "arch", "variant", "original", "label", *HUMAN_STUDY_METRICS]], annotations
 
-# %% ../../nbs/paper/01_human_study.ipynb #38873fb8
-from ..annotate.answers import COLUMNS
-
 # %% ../../nbs/paper/01_human_study.ipynb #14e71c35
 def study_answers(
     annotations:pd.DataFrame, # from `read_human_study`: model, original, label, answer_1, answer_2, ...
@@ -425,10 +423,11 @@ def write_human_study(folder, # where to; created if needed
         annotations.to_csv(second, index=False)
     counts = f"{scores.model.nunique()} models x {scores.original.nunique()} originals"
     quoted = " ".join(shlex.quote(str(path)) for path in paths)
+    told = "--lower mse255 --lower dreamsim" # the directions of the columns that are no metric of this package
     return [f"{len(scores)} reconstructions ({counts}): five metrics in {paths[0]}, five people's answers and the flag "
             f"in {paths[1]}",
             f"Origin: {HUMAN_STUDY_ORIGIN}",
-            f"Next: semsim analyse {quoted} --human flag"]
+            f"Next: semsim analyse {quoted} --target flag {told}"]
 
 # %% ../../nbs/paper/01_human_study.ipynb #bfcb202a
 def model_means(scores:pd.DataFrame, # from `read_human_study`
