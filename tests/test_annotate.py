@@ -1,4 +1,5 @@
-"""No answer is lost: sittings that meet a full disk, a kill, a second process, a changed folder; and plans that give nothing away."""
+"""No answer is lost: sittings that meet a full disk, a kill, a second process, a changed folder; and plans that give
+nothing away."""
 
 import json
 import os
@@ -27,9 +28,12 @@ from semsim.core.folders import write_reconstructions
 def make_folder(folder, models=("one", "two"), originals=8):
     "Reconstructions of random pictures."
     random = torch.Generator().manual_seed(0)
-    split = Split(torch.rand(originals, 1, 8, 8, generator=random), torch.arange(originals) % 3, tuple(map(str, range(originals))))
-    for model in models: write_reconstructions(folder/model, split, torch.rand(split.images.shape, generator=random))
-    (folder/"classes.txt").write_text("cat\ndog\nbird\n")
+    split = Split(
+        torch.rand(originals, 1, 8, 8, generator=random), torch.arange(originals) % 3, tuple(map(str, range(originals)))
+    )
+    for model in models:
+        write_reconstructions(folder / model, split, torch.rand(split.images.shape, generator=random))
+    (folder / "classes.txt").write_text("cat\ndog\nbird\n")
     return folder
 
 
@@ -38,7 +42,17 @@ def open_tab(session):
 
 
 def answer(session, position, given=0, name=None):
-    return session.handle(dict(kind="answer", client="c", to="1", id=name or f"answer {position}", position=position, answer=given, milliseconds=5))
+    return session.handle(
+        dict(
+            kind="answer",
+            client="c",
+            to="1",
+            id=name or f"answer {position}",
+            position=position,
+            answer=given,
+            milliseconds=5,
+        )
+    )
 
 
 FORK = get_context("fork")  # another process at once: a new interpreter would load torch again
@@ -57,7 +71,9 @@ def test_the_line_is_on_the_disk_before_the_reply(tmp_path, monkeypatch):
     session, events = Session(make_folder(tmp_path), "ann"), []
     open_tab(session)
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), events.append(Path(session.log.path).read_text().count("\n"))))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (fsync(file), events.append(Path(session.log.path).read_text().count("\n")))
+    )
     assert answer(session, 0)["state"]["done"] == 1
     assert events == [2]
 
@@ -77,7 +93,8 @@ def fill_the_disk(pipe, folder):
 
 
 def test_full_disk(tmp_path):
-    "Where the line does not fit nothing of it stays, the reply says so, and the same answer goes in once there is room."
+    """Where the line does not fit nothing of it stays, the reply says so, and the same answer goes in once there is
+    room."""
     process, pipe = start(fill_the_disk, make_folder(tmp_path))
     first, second, third, left = pipe.recv()
     process.join()
@@ -90,7 +107,8 @@ def answer_on_and_on(pipe, folder):
     session = Session(folder, "ann")
     open_tab(session)
     for position in range(150):
-        if answer(session, position).get("state"): pipe.send(position)
+        if answer(session, position).get("state"):
+            pipe.send(position)
 
 
 def test_killed_in_the_middle(tmp_path):
@@ -100,7 +118,8 @@ def test_killed_in_the_middle(tmp_path):
     process.kill()
     process.join()
     with suppress(EOFError):
-        while True: acknowledged.append(pipe.recv())
+        while True:
+            acknowledged.append(pipe.recv())
     session = Session(tmp_path, "ann")
     assert acknowledged == list(range(len(acknowledged))) and 25 <= len(acknowledged) <= len(session.answers) < 150
     assert session.position == len(session.answers)
@@ -108,8 +127,10 @@ def test_killed_in_the_middle(tmp_path):
 
 def begin(pipe, folder, annotator):
     pipe.recv()
-    try: pipe.send(Session(folder, annotator).log.lines[0])
-    except InputError as error: pipe.send(str(error))
+    try:
+        pipe.send(Session(folder, annotator).log.lines[0])
+    except InputError as error:
+        pipe.send(str(error))
 
 
 def test_another_process_is_refused(tmp_path):
@@ -127,15 +148,19 @@ def test_places_are_given_once(tmp_path):
     "Annotators who begin at the same moment take different places in the Latin square."
     make_folder(tmp_path, models=[f"model {number}" for number in range(4)])
     started = [start(begin, tmp_path, name) for name in "abcd"]
-    for _, pipe in started: pipe.send("go")
+    for _, pipe in started:
+        pipe.send("go")
     headers = [pipe.recv() for _, pipe in started]
-    for process, _ in started: process.join()
+    for process, _ in started:
+        process.join()
     assert sorted(header["place"] for header in headers) == [0, 1, 2, 3]
     shown = Counter(key for header in headers for key in header["plan"] if key.startswith("item:"))
     assert sorted(shown.values()) == [1] * 28 + [4]  # one of the eight originals is shown alike to all
 
 
-@pytest.mark.parametrize("tail", [b'{"id": "x", "answ', b"\x00" * 40, b"\xff\xfe", b'{"id": "x"}', b"[1, 2]\n", b"no json\n"])
+@pytest.mark.parametrize(
+    "tail", [b'{"id": "x", "answ', b"\x00" * 40, b"\xff\xfe", b'{"id": "x"}', b"[1, 2]\n", b"no json\n"]
+)
 def test_damaged_last_line(tmp_path, tail):
     session = Session(make_folder(tmp_path), "ann")
     open_tab(session)
@@ -143,7 +168,8 @@ def test_damaged_last_line(tmp_path, tail):
     sound = session.log.path.read_bytes()
     session.log.close()
     session.log.path.write_bytes(sound + tail)
-    with pytest.warns(UserWarning, match="last line was cut short"): session = Session(tmp_path, "ann")
+    with pytest.warns(UserWarning, match="last line was cut short"):
+        session = Session(tmp_path, "ann")
     assert session.log.path.read_bytes() == sound and session.position == 1
     assert session.log.path.with_suffix(".damaged").read_bytes() == tail + b"\n"
     assert "cut short" in open_tab(session)["state"]["notes"][0]
@@ -152,12 +178,14 @@ def test_damaged_last_line(tmp_path, tail):
 def test_damage_elsewhere_is_refused_and_untouched(tmp_path):
     session = Session(make_folder(tmp_path), "ann")
     open_tab(session)
-    for position in range(3): answer(session, position)
+    for position in range(3):
+        answer(session, position)
     session.log.close()
     lines = session.log.path.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:2], lines[2][:10] + b"\n", *lines[3:]])
     session.log.path.write_bytes(damaged)
-    with pytest.raises(InputError, match="line 3 of 4 is damaged"): Session(tmp_path, "ann")
+    with pytest.raises(InputError, match="line 3 of 4 is damaged"):
+        Session(tmp_path, "ann")
     assert session.log.path.read_bytes() == damaged
 
 
@@ -166,7 +194,8 @@ def test_a_plan_cut_short_is_drawn_again(tmp_path):
     path = answers_path(make_folder(tmp_path), "ann", "name")
     path.parent.mkdir()
     path.write_bytes(b'{"annotator": "ann", "pl')
-    with pytest.warns(UserWarning, match="cut short"): session = Session(tmp_path, "ann")
+    with pytest.warns(UserWarning, match="cut short"):
+        session = Session(tmp_path, "ann")
     assert open_tab(session)["state"]["position"] == 0
 
 
@@ -179,8 +208,9 @@ def test_a_removed_file_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("name", ["../ann", "a/b", "a\\b", ".hidden", "", "ann\n", "x" * 65, "ann.", None, 3])
 def test_bad_names(tmp_path, name):
-    with pytest.raises(InputError, match="annotator"): Session(make_folder(tmp_path), name)
-    assert not (tmp_path/"answers").exists()
+    with pytest.raises(InputError, match="annotator"):
+        Session(make_folder(tmp_path), name)
+    assert not (tmp_path / "answers").exists()
 
 
 def test_items_that_are_gone(tmp_path):
@@ -190,8 +220,10 @@ def test_items_that_are_gone(tmp_path):
     answer(session, 0, 1)
     first = session.keys[0].removeprefix("item:")
     model, original = first.split("/")
-    for path in tmp_path.glob(f"*/{original}_*.png"): path.unlink()
-    with pytest.warns(UserWarning, match="1 answers for such pictures stay in the file"): session = Session(tmp_path, "ann")
+    for path in tmp_path.glob(f"*/{original}_*.png"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="1 answers for such pictures stay in the file"):
+        session = Session(tmp_path, "ann")
     assert session.position == 0 and all(not key.endswith(f"/{original}") for key in session.keys)
     answered = read_answers(tmp_path)
     assert answered["item"].tolist() == [first] and answered.answer.tolist() == [1]
@@ -200,7 +232,8 @@ def test_items_that_are_gone(tmp_path):
 def test_new_originals_are_said(tmp_path):
     Session(make_folder(tmp_path), "ann").log.close()
     make_folder(tmp_path, originals=10)
-    with pytest.warns(UserWarning, match="2 originals came after the plan was made"): session = Session(tmp_path, "ann")
+    with pytest.warns(UserWarning, match="2 originals came after the plan was made"):
+        session = Session(tmp_path, "ann")
     assert len(session.keys) == len(session.log.lines[0]["plan"])
 
 
@@ -209,18 +242,23 @@ def test_changed_classes(tmp_path):
     open_tab(session)
     answer(session, 0)
     before = session.log.path.read_bytes()
-    for classes, message in [("cat\nbird\ndog\n", "number 1 = 'dog', now it is 3 classes with number 1 = 'bird'"), ("cat\ndog\n", "number 2 = 'none'"),
-                             ("cat\ndog\nbird\nowl\n", "number 3 = 'owl'")]:
-        (tmp_path/"classes.txt").write_text(classes)
-        with pytest.raises(InputError) as caught: Session(tmp_path, "ann")
+    for classes, message in [
+        ("cat\nbird\ndog\n", "number 1 = 'dog', now it is 3 classes with number 1 = 'bird'"),
+        ("cat\ndog\n", "number 2 = 'none'"),
+        ("cat\ndog\nbird\nowl\n", "number 3 = 'owl'"),
+    ]:
+        (tmp_path / "classes.txt").write_text(classes)
+        with pytest.raises(InputError) as caught:
+            Session(tmp_path, "ann")
         assert message.replace("'none'", "none").replace("'", "") in str(caught.value).replace("'", "")
         assert session.log.path.read_bytes() == before
 
 
 def test_a_picture_that_cannot_be_read_is_named_at_the_start(tmp_path):
-    path = make_folder(tmp_path)/"one"/"3_0_rec.png"
+    path = make_folder(tmp_path) / "one" / "3_0_rec.png"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match="3_0_rec.png"): Session(tmp_path, "ann", every=True)
+    with pytest.raises(InputError, match="3_0_rec.png"):
+        Session(tmp_path, "ann", every=True)
     assert not answers_path(tmp_path, "ann", "name").exists()
 
 
@@ -239,11 +277,24 @@ def test_one_tab_at_a_time(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("semsim.annotate.session.time.monotonic", lambda: clock[0])
     session = Session(make_folder(tmp_path), "ann")
-    say = lambda kind, client, tab: session.handle(dict(kind=kind, client=client, tab=tab, id=f"{client}{clock[0]}", position=session.position, answer=0, milliseconds=1))
+    say = lambda kind, client, tab: session.handle(
+        dict(
+            kind=kind,
+            client=client,
+            tab=tab,
+            id=f"{client}{clock[0]}",
+            position=session.position,
+            answer=0,
+            milliseconds=1,
+        )
+    )
     assert "state" in say("open", "first", "1")
-    assert "another tab" in say("open", "second", "2")["refused"] and "another tab" in say("answer", "second", "2")["refused"]
+    assert (
+        "another tab" in say("open", "second", "2")["refused"]
+        and "another tab" in say("answer", "second", "2")["refused"]
+    )
     assert "state" in say("answer", "first", "1")
-    assert "state" in say("open", "first reloaded", "1") # the same tab
+    assert "state" in say("open", "first reloaded", "1")  # the same tab
     assert "refused" in say("answer", "first", "1")
     clock[0] += 9
     assert "refused" not in say("beat", "first reloaded", "1")
@@ -256,12 +307,22 @@ def test_one_tab_at_a_time(tmp_path, monkeypatch):
     assert len(standing(session.log.lines[1:])) == 1
 
 
-@pytest.mark.parametrize("message", [{}, {"kind": "drop"}, {"kind": ["open"]}, {"kind": "answer"}, {"kind": "answer", "id": "x"}, {"kind": "undo"},
-                                     {"kind": "answer", "id": "x", "position": 0, "answer": True, "milliseconds": 1},
-                                     {"kind": "answer", "id": "x", "position": 0, "answer": 1.0, "milliseconds": 1},
-                                     {"kind": "answer", "id": "x", "position": 0, "answer": 3, "milliseconds": 1},
-                                     {"kind": "answer", "id": {}, "position": 0, "answer": 1, "milliseconds": 1},
-                                     {"kind": "answer", "id": "x", "position": 0, "answer": 1, "milliseconds": -1}])
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"kind": "drop"},
+        {"kind": ["open"]},
+        {"kind": "answer"},
+        {"kind": "answer", "id": "x"},
+        {"kind": "undo"},
+        {"kind": "answer", "id": "x", "position": 0, "answer": True, "milliseconds": 1},
+        {"kind": "answer", "id": "x", "position": 0, "answer": 1.0, "milliseconds": 1},
+        {"kind": "answer", "id": "x", "position": 0, "answer": 3, "milliseconds": 1},
+        {"kind": "answer", "id": {}, "position": 0, "answer": 1, "milliseconds": 1},
+        {"kind": "answer", "id": "x", "position": 0, "answer": 1, "milliseconds": -1},
+    ],
+)
 def test_senseless_messages_write_nothing(tmp_path, message):
     session = Session(make_folder(tmp_path), "ann")
     open_tab(session)
@@ -271,25 +332,40 @@ def test_senseless_messages_write_nothing(tmp_path, message):
 
 
 @settings(max_examples=40, deadline=None)
-@given(models=st.integers(1, 6), originals=st.integers(2, 60), place=st.integers(0, 9), protocol=st.sampled_from(["name", "same"]), every=st.booleans())
+@given(
+    models=st.integers(1, 6),
+    originals=st.integers(2, 60),
+    place=st.integers(0, 9),
+    protocol=st.sampled_from(["name", "same"]),
+    every=st.booleans(),
+)
 def test_plans(models, originals, place, protocol, every):
     "Every item once, every check after what it must follow."
-    table = pd.DataFrame([(f"m{m}", str(i)) for m in range(models) for i in range(originals)], columns=["model", "original"])
+    table = pd.DataFrame(
+        [(f"m{m}", str(i)) for m in range(models) for i in range(originals)], columns=["model", "original"]
+    )
     plan = make_plan(table, "ann", place, protocol, every)
     items = [key[5:] for key in plan if key.startswith("item:")]
     expected = table if every else latin_square(table, place)
     assert sorted(items) == sorted(expected.model + "/" + expected.original)
-    assert plan == make_plan(table, "ann", place, protocol, every) != make_plan(table, "bo", place, protocol, every) or len(plan) < 4
+    assert (
+        plan == make_plan(table, "ann", place, protocol, every) != make_plan(table, "bo", place, protocol, every)
+        or len(plan) < 4
+    )
     assert len(plan) == len(set(plan))
     for row, key in enumerate(plan):
         role, name = key.split(":")
-        if role == "repeat": assert f"item:{name}" in plan[:row]
+        if role == "repeat":
+            assert f"item:{name}" in plan[:row]
         if role == "gold":
-            assert not any(one.split("/")[-1] == name.split("/")[0] and not one.startswith("gold") for one in plan[row:])
+            assert not any(
+                one.split("/")[-1] == name.split("/")[0] and not one.startswith("gold") for one in plan[row:]
+            )
 
 
 def test_models_take_turns_for_everybody():
-    "Fourteen annotators: each original once for each, each reconstruction once for all, but for the five originals that are shown alike."
+    """Fourteen annotators: each original once for each, each reconstruction once for all, but for the five originals
+    that are shown alike."""
     table = pd.DataFrame([(f"m{m}", str(i)) for m in range(14) for i in range(50)], columns=["model", "original"])
     squares = [latin_square(table, place) for place in range(14)]
     assert all(square.original.is_unique and len(square) == 50 for square in squares)
@@ -303,7 +379,19 @@ def test_messages_through_the_widget(tmp_path):
     widget, heard = LabellingWidget(make_folder(tmp_path, originals=40), "ann"), []
     widget.send = heard.append
     widget._handle_custom_msg(dict(kind="open", client="c", tab="t", to="0"), [])
-    for position in range(30): widget._handle_custom_msg(dict(kind="answer", client="c", to=str(position), id=str(position), position=position, answer=position % 3, milliseconds=1), [])
+    for position in range(30):
+        widget._handle_custom_msg(
+            dict(
+                kind="answer",
+                client="c",
+                to=str(position),
+                id=str(position),
+                position=position,
+                answer=position % 3,
+                milliseconds=1,
+            ),
+            [],
+        )
     assert [reply["to"] for reply in heard[1:]] == [str(position) for position in range(30)]
     assert [line["answer"] for line in widget.session.log.lines[1:]] == [position % 3 for position in range(30)]
 
@@ -313,7 +401,8 @@ def test_reading_while_somebody_answers(tmp_path):
     session = Session(make_folder(tmp_path), "ann")
     open_tab(session)
     answer(session, 0, 2)
-    with open(session.log.path, "ab") as file: file.write(b'{"id": "half')
+    with open(session.log.path, "ab") as file:
+        file.write(b'{"id": "half')
     assert read_answers(tmp_path).answer.tolist() == [2]
     assert session.log.path.read_bytes().endswith(b"half")
 
@@ -321,13 +410,19 @@ def test_reading_while_somebody_answers(tmp_path):
 def test_folders_with_different_classes_are_not_mixed(tmp_path):
     for annotator, classes in (("ann", "cat\ndog\nbird\n"), ("bo", "cat\nbird\ndog\n")):
         make_folder(tmp_path)
-        (tmp_path/"classes.txt").write_text(classes)
+        (tmp_path / "classes.txt").write_text(classes)
         session = Session(tmp_path, annotator)
         open_tab(session)
         answer(session, 0)
-    with pytest.raises(InputError, match="bo.name.jsonl: its classes are not those of ann.name.jsonl"): read_answers(tmp_path)
+    with pytest.raises(InputError, match="bo.name.jsonl: its classes are not those of ann.name.jsonl"):
+        read_answers(tmp_path)
 
 
 def test_names_and_keys():
-    for name in ("ann", "Änne", "ann b", "a.b@c-d_e", "7"): assert check_annotator(name) == name
-    assert keys_of(["no", "yes"]) == ["n", "y"] and keys_of(list("abcdefghijk"))[:2] == ["a", "b"] and keys_of(["x"] * 27) == []
+    for name in ("ann", "Änne", "ann b", "a.b@c-d_e", "7"):
+        assert check_annotator(name) == name
+    assert (
+        keys_of(["no", "yes"]) == ["n", "y"]
+        and keys_of(list("abcdefghijk"))[:2] == ["a", "b"]
+        and keys_of(["x"] * 27) == []
+    )

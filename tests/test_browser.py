@@ -1,4 +1,5 @@
-"""Labelling in a real browser: Chromium opens the page and JupyterLab, an annotator answers by keyboard, and things go wrong on the way."""
+"""Labelling in a real browser: Chromium opens the page and JupyterLab, an annotator answers by keyboard, and things go
+wrong on the way."""
 
 import json
 import os
@@ -38,22 +39,34 @@ def make_folder(folder, classes=None, originals=40):
     chosen = pick(digits.test, originals)
     for number, model in enumerate(("leaky", "safe")):
         noise = torch.randn(chosen.images.shape, generator=generator("browser", model))
-        write_reconstructions(folder/model, chosen, (chosen.images + (0.15 + 0.35 * number) * noise).clamp(0, 1))
-    (folder/"classes.txt").write_text("\n".join(classes or digits.classes), encoding="utf-8")
+        write_reconstructions(folder / model, chosen, (chosen.images + (0.15 + 0.35 * number) * noise).clamp(0, 1))
+    (folder / "classes.txt").write_text("\n".join(classes or digits.classes), encoding="utf-8")
     return folder
 
 
 @contextmanager
 def annotate(folder, annotator, *options):
     "`semsim annotate` in a process of its own, and the address that it prints."
-    command = [sys.executable, "-c", PROGRAM, "annotate", str(folder), "--annotator", annotator, "--no-browser", *options]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "annotate",
+        str(folder),
+        "--annotator",
+        annotator,
+        "--no-browser",
+        *options,
+    ]
     process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said = []
         for line in process.stdout:
             said.append(line)
-            if line.startswith("Label at "): break
-        else: raise AssertionError(f"no address: {said}")
+            if line.startswith("Label at "):
+                break
+        else:
+            raise AssertionError(f"no address: {said}")
         yield process, said[-1].removeprefix("Label at ").strip()
     finally:
         process.kill()
@@ -68,7 +81,8 @@ def served(folder, annotator, **options):
         server = uvicorn.Server(uvicorn.Config(annotation_app(session, "secret"), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]), daemon=True)
         thread.start()
-        try: yield f"http://127.0.0.1:{listening.getsockname()[1]}/?token=secret"
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/?token=secret"
         finally:
             server.should_exit = server.force_exit = True
             thread.join(10)
@@ -93,11 +107,15 @@ def label(page, start, stop):
 
 
 def saved(page, count):
-    page.wait_for_function("count => document.querySelector('.semsim-count').textContent.startsWith(`${count} of`)", arg=count)
+    page.wait_for_function(
+        "count => document.querySelector('.semsim-count').textContent.startsWith(`${count} of`)", arg=count
+    )
 
 
 def lines_of(folder, annotator, protocol="name"):
-    return [json.loads(line) for line in answers_path(folder, annotator, protocol).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in answers_path(folder, annotator, protocol).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def check_file(folder, annotator, count, undone):
@@ -108,7 +126,8 @@ def check_file(folder, annotator, count, undone):
         if "undo" in line:
             assert standing[-1]["id"] == line["undo"]
             taken_back.append(standing.pop()["answer"])
-        else: standing.append(line)
+        else:
+            standing.append(line)
     assert [f"{line['role']}:{line['item']}" for line in standing] == plan["plan"][:count]
     assert [line["answer"] for line in standing] == [planned(position) for position in range(count)]
     assert taken_back == undone
@@ -130,7 +149,8 @@ def test_page(browser, tab, tmp_path):
         label(tab, 6, 12)
         tab.reload()
         label(tab, 12, 18)
-        if SCREENSHOTS: tab.locator(".semsim-annotate").screenshot(path=f"{SCREENSHOTS}/annotate_page.png")
+        if SCREENSHOTS:
+            tab.locator(".semsim-annotate").screenshot(path=f"{SCREENSHOTS}/annotate_page.png")
         process.send_signal(signal.SIGKILL)
         process.wait()
         press(tab, 18)  # nobody is there to hear it
@@ -175,14 +195,28 @@ def test_mouse_and_pairs(tab, tmp_path):
 
 def test_type_ahead(tab, tmp_path):
     "A hundred classes: the beginning of a name and Enter; a name is text, whatever it holds."
-    classes = [f"class {number}" for number in range(97)] + ["<script>window.hit = 1</script>", "<img src=x onerror=window.hit=1>", "maple_tree"]
+    classes = [f"class {number}" for number in range(97)] + [
+        "<script>window.hit = 1</script>",
+        "<img src=x onerror=window.hit=1>",
+        "maple_tree",
+    ]
     folder = make_folder(tmp_path, classes)
     with served(folder, "ann") as address:
         tab.goto(address)
-        for count, (typed, keys) in enumerate([("map", ["Enter"]), ("tree", ["Enter"]), ("class 1", ["ArrowDown", "Enter"]), ("<scr", ["Enter"]), ("", ["Space"])], 1):
+        for count, (typed, keys) in enumerate(
+            [
+                ("map", ["Enter"]),
+                ("tree", ["Enter"]),
+                ("class 1", ["ArrowDown", "Enter"]),
+                ("<scr", ["Enter"]),
+                ("", ["Space"]),
+            ],
+            1,
+        ):
             tab.wait_for_selector(f'.semsim-annotate[data-seen="{count - 1}"]')
             tab.keyboard.type(typed)
-            for key in keys: tab.keyboard.press(key)
+            for key in keys:
+                tab.keyboard.press(key)
             saved(tab, count)
         assert tab.locator(".semsim-choice", has_text="<script>window.hit = 1</script>").count() == 1
         assert tab.evaluate("window.hit") is None
@@ -192,7 +226,12 @@ def test_type_ahead(tab, tmp_path):
 def test_two_annotators(browser, tmp_path):
     "Two at once, key by key in turn, do not mix; and they see other models of the same originals."
     folder = make_folder(tmp_path)
-    with served(folder, "ann") as one, served(folder, "bo") as other, new_tab(browser) as left, new_tab(browser) as right:
+    with (
+        served(folder, "ann") as one,
+        served(folder, "bo") as other,
+        new_tab(browser) as left,
+        new_tab(browser) as right,
+    ):
         left.goto(one)
         right.goto(other)
         for position in range(10):
@@ -200,9 +239,15 @@ def test_two_annotators(browser, tmp_path):
             press(right, position)
         saved(left, 10)
         saved(right, 10)
-    for annotator in ("ann", "bo"): check_file(folder, annotator, 10, [])
-    seen = [{key for key in lines_of(folder, annotator)[0]["plan"] if key.startswith("item:")} for annotator in ("ann", "bo")]
-    assert len(seen[0]) == len(seen[1]) == 40 and len(seen[0] & seen[1]) == 4  # one original in ten is shown alike to all
+    for annotator in ("ann", "bo"):
+        check_file(folder, annotator, 10, [])
+    seen = [
+        {key for key in lines_of(folder, annotator)[0]["plan"] if key.startswith("item:")}
+        for annotator in ("ann", "bo")
+    ]
+    assert (
+        len(seen[0]) == len(seen[1]) == 40 and len(seen[0] & seen[1]) == 4
+    )  # one original in ten is shown alike to all
 
 
 def test_second_tab_is_refused(browser, tab, tmp_path):
@@ -229,41 +274,52 @@ def test_second_process_is_refused(tmp_path):
 
 
 def run_cell(page):
-    "Run the notebook's only cell; JupyterLab drops what it is given before its kernel is connected, whatever it shows, so ask until it runs."
+    """Run the notebook's only cell; JupyterLab drops what it is given before its kernel is connected, whatever it
+    shows, so ask until it runs."""
     page.wait_for_selector(".jp-Cell .jp-InputArea-editor")
     for _ in range(30):
-        try: page.click(".jp-Cell .jp-InputArea-editor", timeout=2000)
-        except PlaywrightTimeout: continue
+        try:
+            page.click(".jp-Cell .jp-InputArea-editor", timeout=2000)
+        except PlaywrightTimeout:
+            continue
         page.keyboard.press("Control+Enter")
-        try: page.wait_for_selector(".jp-InputPrompt:has-text('[*]')", timeout=2000)
-        except PlaywrightTimeout: continue
+        try:
+            page.wait_for_selector(".jp-InputPrompt:has-text('[*]')", timeout=2000)
+        except PlaywrightTimeout:
+            continue
         page.wait_for_selector(".semsim-annotate[data-position]", timeout=120_000)
         return page.click(".semsim-question")
     raise AssertionError("the cell does not run")
 
 
 def press_unheard(page, position):
-    "Answer when nobody is there to hear it. A dialog of JupyterLab's may have taken the keyboard, so press until the page says so; while an answer waits, it takes no other."
+    """Answer when nobody is there to hear it. A dialog of JupyterLab's may have taken the keyboard, so press until the
+    page says so; while an answer waits, it takes no other."""
     for _ in range(10):
         try:
             page.click(".semsim-question", timeout=5000)
             press(page, position)
             return page.wait_for_selector(".semsim-wrong:has-text('Not saved')", timeout=10_000)
-        except PlaywrightTimeout: continue
+        except PlaywrightTimeout:
+            continue
     raise AssertionError("the page does not say that an answer was not saved")
 
 
 def test_jupyterlab(tab, tmp_path):
     "The same thirty items in JupyterLab: one taken back, a reload, a killed kernel and a killed server in the middle."
-    folder, port = make_folder(tmp_path/"work"/"digits"), free_port()
-    source = "import os\nprint(os.getpid())\nfrom semsim.annotate import LabellingWidget\nLabellingWidget('digits', 'ann')"
+    folder, port = make_folder(tmp_path / "work" / "digits"), free_port()
+    source = (
+        "import os\nprint(os.getpid())\nfrom semsim.annotate import LabellingWidget\nLabellingWidget('digits', 'ann')"
+    )
     cell = dict(cell_type="code", id="label", execution_count=None, metadata={}, outputs=[], source=source)
     kernel = dict(name="python3", display_name="Python 3", language="python")
-    (tmp_path/"work"/"label.ipynb").write_text(json.dumps(dict(cells=[cell], metadata={"kernelspec": kernel}, nbformat=4, nbformat_minor=5)))
+    (tmp_path / "work" / "label.ipynb").write_text(
+        json.dumps(dict(cells=[cell], metadata={"kernelspec": kernel}, nbformat=4, nbformat_minor=5))
+    )
     address = f"http://127.0.0.1:{port}/doc/tree/label.ipynb?token=secret"
     # "The kernel has died", "connection lost": dismissed whenever one is in the way of a click.
     tab.add_locator_handler(tab.locator(".jp-Dialog"), lambda dialog: dialog.locator("button").last.click())
-    with jupyterlab(tmp_path/"work", port) as server:
+    with jupyterlab(tmp_path / "work", port) as server:
         tab.goto(address)
         run_cell(tab)
         label(tab, 0, 6)
@@ -271,7 +327,8 @@ def test_jupyterlab(tab, tmp_path):
         saved(tab, 7)
         tab.keyboard.press("Backspace")
         saved(tab, 6)
-        if SCREENSHOTS: tab.screenshot(path=f"{SCREENSHOTS}/annotate_jupyterlab.png")
+        if SCREENSHOTS:
+            tab.screenshot(path=f"{SCREENSHOTS}/annotate_jupyterlab.png")
         label(tab, 6, 12)
         tab.reload()
         run_cell(tab)
@@ -284,7 +341,7 @@ def test_jupyterlab(tab, tmp_path):
         server.kill()
         server.wait()
         press_unheard(tab, 20)
-    with jupyterlab(tmp_path/"work", port):
+    with jupyterlab(tmp_path / "work", port):
         tab.goto(address)
         run_cell(tab)
         saved(tab, 21)

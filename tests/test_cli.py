@@ -195,7 +195,8 @@ def write_sorted(folder, originals=10):
 def test_train_on_sorted_images_then_score_data_sets(semsim, tmp_path):
     write_sorted(tmp_path / "human_anno_id")
     (tmp_path / "settings.yaml").write_text(
-        "name: mine\narchive: {path: human_anno_id, originals: 10}\nrecipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n"
+        "name: mine\narchive: {path: human_anno_id, originals: 10}\n"
+        "recipe: {arch: resnet20-0.25, augment: crop, epochs: 2}\n"
     )
     ended = semsim("train", "settings.yaml", "--out", "out")
     assert ended.code == 0, ended.err

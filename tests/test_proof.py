@@ -37,11 +37,17 @@ def test_every_table_is_written_once_and_says_what_the_page_reads(digits_as_phot
     assert first.returncode == 0, first.stderr[-3000:]
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
     stored = {path.stem: pd.read_csv(path) for path in (ROOT / "nbs/results/gradient_inversion").glob("*.csv")}
-    assert {name: list(table) for name, table in tables.items()} == {name: list(table) for name, table in stored.items()}
+    assert {name: list(table) for name, table in tables.items()} == {
+        name: list(table) for name, table in stored.items()
+    }
     assert set(tables) == {path.stem for path in tmp_path.glob("*.json")} and (tmp_path / "dlg.png").exists()
     single = tables["labels"].query("batch == 1 and rule == 'bias'")
     assert len(single) == 4 and (single.right == 1).all()
     policies = tables["policies"]
     assert (policies.aligned >= policies.against_original - 1e-3).all()
-    assert policies.query("sent == 'transformed' and shown == 'what was sent' and policy == '3-1-7'").against_original.lt(20).all()
+    assert (
+        policies.query("sent == 'transformed' and shown == 'what was sent' and policy == '3-1-7'")
+        .against_original.lt(20)
+        .all()
+    )
     assert run(digits_as_photographs, tmp_path).stdout == ""

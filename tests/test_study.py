@@ -1,4 +1,5 @@
-"""A study under faults, in real processes: killed, crowded, out of disk, damaged, attacked by its own files. Its tables stay the same to the bit."""
+"""A study under faults, in real processes: killed, crowded, out of disk, damaged, attacked by its own files. Its tables
+stay the same to the bit."""
 
 import json
 import os
@@ -29,10 +30,13 @@ from semsim.study.pipeline import run_study
 from semsim.core.tasks import Manifest, Task, run_tasks
 
 TINY = dict(
-    name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "policy_3-1-7"], originals=10, training=dict(images=16, epochs=1, lr=0.05),
-    metrics=["mse", "psnr"], attacks=[dict(preset="inverting_gradients", changes=dict(steps=200))], semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
-    annotators={role: dict(members=1, presentations=4000, arch="convnet4", unsure=0.3) for role in ("teacher", "judge")},
-    # What a plain model leaks is recognised, what a policy moves out of the picture is not: SemSim needs both kinds, on any processor.
+    name="tiny", data=[dict(source="pictures")], archs=["lenet"], variants=["none", "policy_3-1-7"], originals=10,
+    training=dict(images=16, epochs=1, lr=0.05), metrics=["mse", "psnr"],
+    attacks=[dict(preset="inverting_gradients", changes=dict(steps=200))],
+    semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
+    annotators=dict.fromkeys(("teacher", "judge"), dict(members=1, presentations=4000, arch="convnet4", unsure=0.3)),
+    # What a plain model leaks is recognised, what a policy moves out of the picture is not: SemSim needs both kinds, on
+    # any processor.
 )  # fmt: skip
 
 
@@ -54,7 +58,9 @@ def units_in(folder):
 
 def tables(folder):
     found = {path.name: path.read_bytes() for path in Path(folder).glob("tables/*")}
-    assert set(found) == {f"{name}{ending}" for name in ("scores", "models", "agreement") for ending in (".csv", ".parquet")}
+    assert set(found) == {
+        f"{name}{ending}" for name in ("scores", "models", "agreement") for ending in (".csv", ".parquet")
+    }
     return found
 
 
@@ -72,7 +78,17 @@ def undisturbed(tmp_path_factory):
     with FileLock(f"{folder}.lock"):
         if not (folder / "study/report/index.html").exists():
             folder.mkdir()
-            process = start(PROGRAM, "run", write_settings(folder), "--out", folder / "study", "--workers", 2, cwd=folder, stderr=subprocess.PIPE)
+            process = start(
+                PROGRAM,
+                "run",
+                write_settings(folder),
+                "--out",
+                folder / "study",
+                "--workers",
+                2,
+                cwd=folder,
+                stderr=subprocess.PIPE,
+            )
             _, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
     assert "semsim" in pd.read_csv(folder / "study/tables/scores.csv")  # there was something to learn
@@ -143,11 +159,27 @@ def dask_cluster(folder, count):
     "A scheduler and so many workers, each a process of its own: the address, and the workers."
     place, processes, log = folder / "scheduler.json", [], open(folder / "dask.log", "w")
     options = dict(env=ENV, stdout=log, stderr=log, start_new_session=True, cwd=folder)
-    begin = lambda module, *arguments: processes.append(subprocess.Popen([sys.executable, "-m", f"distributed.cli.{module}", *map(str, arguments)], **options))
+    begin = lambda module, *arguments: processes.append(
+        subprocess.Popen([sys.executable, "-m", f"distributed.cli.{module}", *map(str, arguments)], **options)
+    )
     try:
         begin("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", place)
         for number in range(count):
-            begin("dask_worker", "--scheduler-file", place, "--host", "127.0.0.1", "--nthreads", 1, "--no-nanny", "--no-dashboard", "--name", number, "--local-directory", folder)
+            begin(
+                "dask_worker",
+                "--scheduler-file",
+                place,
+                "--host",
+                "127.0.0.1",
+                "--nthreads",
+                1,
+                "--no-nanny",
+                "--no-dashboard",
+                "--name",
+                number,
+                "--local-directory",
+                folder,
+            )
         deadline = time.monotonic() + 60
         while not place.exists():
             assert time.monotonic() < deadline, (folder / "dask.log").read_text()
@@ -167,12 +199,18 @@ def test_a_dask_worker_is_killed_and_nothing_is_lost_and_nothing_made_twice(undi
         code, _, err = ended()
     assert code == 0, err
     assert tables(tmp_path / "study") == tables(undisturbed)
-    assert set(entered(tmp_path / "study").values()) == {1} and entered(tmp_path / "study").keys() == entered(undisturbed).keys()
+    assert (
+        set(entered(tmp_path / "study").values()) == {1}
+        and entered(tmp_path / "study").keys() == entered(undisturbed).keys()
+    )
 
 
 def test_submitit_takes_units_as_well(tmp_path):
     submitit = pytest.importorskip("submitit")
-    units = [Task("toy", name, tmp_path / f"{name}.csv", Path.write_text, (tmp_path / f"{name}.csv", "x\n1\n")) for name in "ab"]
+    units = [
+        Task("toy", name, tmp_path / f"{name}.csv", Path.write_text, (tmp_path / f"{name}.csv", "x\n1\n"))
+        for name in "ab"
+    ]
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=2)
     assert run_tasks(units, executor, Manifest(tmp_path)) == {}
@@ -227,7 +265,9 @@ def test_a_read_only_folder_is_said_in_one_line(copy, semsim, tmp_path):
 
 
 def changed_units(folder, before):
-    return {path.relative_to(folder).as_posix() for path in units_in(folder) if before.get(path) != path.stat().st_mtime_ns}
+    return {
+        path.relative_to(folder).as_posix() for path in units_in(folder) if before.get(path) != path.stat().st_mtime_ns
+    }
 
 
 def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, semsim, tmp_path):
@@ -245,10 +285,15 @@ def test_damaged_units_are_made_again_and_only_those(copy, undisturbed, semsim, 
 
 def test_one_more_metric_is_one_more_column(copy, undisturbed, semsim, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in units_in(copy)}
-    code, _, err = semsim("run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, "--workers", 1)
+    code, _, err = semsim(
+        "run", write_settings(tmp_path, metrics=["mse", "psnr", "rmse"]), "--out", copy, "--workers", 1
+    )
     assert code == 0 and "other settings than in the last run: data, metrics" in err, err
     assert len(new := changed_units(copy, before)) == 2 and all(path.startswith("tasks/scores/") for path in new)
-    scores, first = pd.read_parquet(copy / "tables/scores.parquet"), pd.read_parquet(undisturbed / "tables/scores.parquet")
+    scores, first = (
+        pd.read_parquet(copy / "tables/scores.parquet"),
+        pd.read_parquet(undisturbed / "tables/scores.parquet"),
+    )
     pd.testing.assert_frame_equal(scores.drop(columns="rmse"), first)
     torch.testing.assert_close(torch.tensor(scores.rmse**2), torch.tensor(scores.mse), rtol=1e-5, atol=0)
 
@@ -258,8 +303,14 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_p
     code, out, err = semsim("run", settings, "--out", copy, "--workers", 1)
     if code == 0:
         pytest.skip("this machine has SqueezeNet's weights")
-    assert code == 1 and "missing: scores tiny" not in out and "missing: scores pictures lenet none, lpips[squeeze]: no weights for" in out
-    assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its units are missing" in (copy / "report/index.html").read_text()
+    assert (
+        code == 1
+        and "missing: scores tiny" not in out
+        and "missing: scores pictures lenet none, lpips[squeeze]: no weights for" in out
+    )
+    assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its units are missing" in (
+        copy / "report/index.html"
+    ).read_text()
     code, out, _ = semsim("status", settings, "--out", copy)
     assert code == 0 and out.count("failed: scores pictures") == 2
     assert json.loads((copy / "study.json").read_text())["missing"]
@@ -271,7 +322,11 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_p
 def test_a_plan_counts_units_and_hours(copy, semsim, tmp_path):
     code, out, err = semsim("estimate", tmp_path / "tiny.yaml", "--out", "nowhere")
     assert code == 0, err
-    hours = {line.split()[0]: float(line.split()[3]) for line in out.splitlines() if line.split()[0] in ("classifier", "attack", "annotator")}
+    hours = {
+        line.split()[0]: float(line.split()[3])
+        for line in out.splitlines()
+        if line.split()[0] in ("classifier", "attack", "annotator")
+    }
     assert "20 of 20 tasks to do" in out and 0 <= max(hours.values()) < 0.1 and not (tmp_path / "nowhere").exists()
     code, out, err = semsim("estimate", tmp_path / "tiny.yaml", "--out", copy)
     assert code == 0 and "0 of 20 tasks to do: about 0.00 hours" in out, err
@@ -290,7 +345,11 @@ def test_a_second_process_is_refused_and_does_no_harm(undisturbed, begin, semsim
 
 
 def contents(folder):
-    return {path: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(folder).rglob("*") if path.name != ".lock"}
+    return {
+        path: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes())
+        for path in Path(folder).rglob("*")
+        if path.name != ".lock"
+    }
 
 
 @pytest.fixture
@@ -300,7 +359,9 @@ def refused(semsim):
     def check(folder, *words, settings=None):
         before = contents(folder)
         code, _, err = semsim("run", settings or folder.parent / "tiny.yaml", "--out", folder)
-        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
+        assert (
+            code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words)
+        ), err
         assert contents(folder) == before
 
     return check
@@ -340,7 +401,10 @@ def test_data_that_changed_under_a_study_are_refused(semsim, refused, tmp_path):
 def test_a_hostile_manifest_leads_nowhere(copy, undisturbed, semsim, tmp_path):
     manifest, outside = copy / "manifest.jsonl", tmp_path / "outside.parquet"
     outside.write_text("mine")
-    hostile = [dict(task="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1), dict(task="/etc/passwd", error="\x1b[2J<script>alert(1)</script>")]
+    hostile = [
+        dict(task="../outside.parquet", sha256="0" * 64, bytes=1, seconds=1),
+        dict(task="/etc/passwd", error="\x1b[2J<script>alert(1)</script>"),
+    ]
     hostile += [dict(task=key, sha256="0" * 64, bytes=-1, seconds=1e9) for key in entered(copy)]
     manifest.write_text(manifest.read_text() + "".join(json.dumps(line) + "\n" for line in hostile))
     code, _, err = semsim("run", tmp_path / "tiny.yaml", "--out", copy, "--workers", 1)
@@ -353,7 +417,9 @@ def test_errors_from_a_manifest_cannot_mark_up_the_report_or_the_screen(copy, se
     gone = next(copy.glob("tasks/scores/*"))
     gone.unlink()
     with open(copy / "manifest.jsonl", "a") as manifest:
-        manifest.write(json.dumps(dict(task=f"tasks/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n")
+        manifest.write(
+            json.dumps(dict(task=f"tasks/scores/{gone.name}", error="\x1b[2J<script>alert(1)</script>")) + "\n"
+        )
     code, out, err = semsim("report", copy)
     page = (copy / "report/index.html").read_text()
     assert code == 1 and "\x1b" not in out + err and "<script>" not in page and "&lt;script&gt;alert(1)" in page
@@ -395,7 +461,12 @@ def test_a_hostile_study_file_is_refused_and_nothing_is_written(tmp_path, text, 
 
 def test_the_published_studies_wait_for_their_data_in_one_line(semsim, tmp_path):
     code, _, err = semsim("run", "paper-celeba")
-    assert code == 2 and err.startswith("error: celeba-identity: no folder") and err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert (
+        code == 2
+        and err.startswith("error: celeba-identity: no folder")
+        and err.count("\n") == 1
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_the_written_study_is_the_study(undisturbed):
@@ -439,8 +510,14 @@ def test_two_data_sets_are_never_pooled_and_each_is_scored_by_what_the_other_tau
         write_image(image, tmp_path / "others" / path.relative_to(tmp_path / "pictures"))
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(1) as thread:
-        results = run_study(make_study(TINY | dict(data=["./pictures", "./others"], seeds=dict(annotators=2))), tmp_path / "study", thread)
-    scores, models, table = (pd.read_parquet(tmp_path / f"study/tables/{name}.parquet") for name in ("scores", "models", "agreement"))
+        results = run_study(
+            make_study(TINY | dict(data=["./pictures", "./others"], seeds=dict(annotators=2))),
+            tmp_path / "study",
+            thread,
+        )
+    scores, models, table = (
+        pd.read_parquet(tmp_path / f"study/tables/{name}.parquet") for name in ("scores", "models", "agreement")
+    )
     assert not results.missing and scores.groupby(["data", "model"]).size().tolist() == [10] * 4 and len(models) == 4
     assert set(table.data) == {"pictures", "others"} and table.models.max() == 2  # each by itself
     assert scores["semsim[other data]"].between(0, 2).all()
@@ -448,8 +525,16 @@ def test_two_data_sets_are_never_pooled_and_each_is_scored_by_what_the_other_tau
         assert len(list((tmp_path / "study/reconstructions" / data / "lenet none").glob("*_rec.png"))) == 10
     page = write_study_page(results, tmp_path / "study").read_text()
     assert "All data sets" in page and "semsim[other data]" in page
-    other = load_tensors(next(path for path in (tmp_path / "study/tasks/semsim").iterdir() if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20))
-    assert all(name.startswith("others/") for name in other[1]["originals"])  # what scores the pictures has not seen one of them
+    other = load_tensors(
+        next(
+            path
+            for path in (tmp_path / "study/tasks/semsim").iterdir()
+            if load_tensors(path)[1].get("channels") == 3 and load_tensors(path)[1]["size"] == 20
+        )
+    )
+    assert all(
+        name.startswith("others/") for name in other[1]["originals"]
+    )  # what scores the pictures has not seen one of them
 
 
 def test_people_judge_a_study_when_they_have_answered(tmp_path, monkeypatch):
@@ -464,7 +549,9 @@ def test_people_judge_a_study_when_they_have_answered(tmp_path, monkeypatch):
         session.handle(dict(kind="open", client="test"))
         for position, key in enumerate(session.keys):
             given = session.pictures[key][2] if position % 2 else -1
-            session.handle(dict(kind="answer", client="test", id=str(position), position=position, answer=given, milliseconds=500))
+            session.handle(
+                dict(kind="answer", client="test", id=str(position), position=position, answer=given, milliseconds=500)
+            )
         session.log.close()
         answered = run_study(study, tmp_path / "study", thread)
     assert not answered.missing and "people (1 of them)" in answered.parts[0].annotator

@@ -31,6 +31,23 @@ class ControlSet:
     # N rows: item, model, sent (one of `SENT`), original, label (as sent), true (the original's class, -1 for noise)
     items: pd.DataFrame
 
+# %% ../../nbs/3_semsim/annotate/11_control.ipynb #62e939cc
+def _control_items(model, kind, originals, labels, truth):
+    "The rows of one model and one kind of sent images"
+    return pd.DataFrame(dict(item=[f"{model}/{kind}/{one}" for one in originals.ids], model=model, sent=kind,
+                             original=originals.ids, label=labels.tolist(), true=truth.tolist()))
+
+def sent_images(originals:Split, # that neither the models nor the annotators have seen
+                classes:int, # of the models
+                seed:int, # of noise and wrong labels
+               ) -> dict: # a name in `SENT` -> (images, labels that are sent, true classes)
+    "What the clients of the control send."
+    random, true = generator("control", seed), originals.labels
+    wrong = (true + 1 + torch.randint(classes - 1, true.shape, generator=random)) % classes
+    noise = torch.rand(originals.images.shape, generator=random)
+    nothing = torch.full_like(true, -1)
+    return dict(zip(SENT, [(noise, true, nothing), (originals.images, wrong, true), (originals.images, true, true)]))
+
 # %% ../../nbs/3_semsim/annotate/11_control.ipynb #782f5c44
 def control_set(models:dict, # name -> classifier to attack
                 originals:Split, # that neither the models nor the annotators have seen
@@ -38,36 +55,16 @@ def control_set(models:dict, # name -> classifier to attack
                 seed:int=0, # of noise, wrong labels and starts
                 **how, # further arguments of `invert`, e.g. steps=200
                ) -> ControlSet:
-    "Attack noise and wrongly labelled pictures, and the same pictures with their own label."
-    random, images, items, true = generator("control", seed), [], [], originals.labels
+    "Attack noise and wrongly labelled images, and the same images with their own label."
+    images, items = [], []
     classes = {model.card["classes"] for model in models.values()}
     if len(classes) != 1:
         raise InputError(f"models with {sorted(classes)} classes; a control needs models of the same classes")
-    wrong = (true + 1 + torch.randint(classes.pop() - 1, true.shape, generator=random)) % next(
-        iter(models.values())
-    ).card["classes"]
-    noise = torch.rand(originals.images.shape, generator=random)
-    sent = dict(
-        zip(
-            SENT,
-            ((noise, true, torch.full_like(true, -1)), (originals.images, wrong, true), (originals.images, true, true)),
-        )
-    )
+    sent = sent_images(originals, classes.pop(), seed)
     for name, model in models.items():
         for kind, (pictures, labels, truth) in sent.items():
             images.append(invert(share_gradient(model, pictures, labels), attack, seed=seed, **how).images)
-            items.append(
-                pd.DataFrame(
-                    dict(
-                        item=[f"{name}/{kind}/{one}" for one in originals.ids],
-                        model=name,
-                        sent=kind,
-                        original=originals.ids,
-                        label=labels.tolist(),
-                        true=truth.tolist(),
-                    )
-                )
-            )
+            items.append(_control_items(name, kind, originals, labels, truth))
     return ControlSet(torch.cat(images), pd.concat(items, ignore_index=True))
 
 # %% ../../nbs/3_semsim/annotate/11_control.ipynb #275e74b2
@@ -82,7 +79,7 @@ def label_evidence_control(annotators:list, # of annotators
 
 def control_summary(answers:pd.DataFrame, # from `label_evidence_control`
                     by:list=("annotator", "sent"), # a row for each of these; the rest is pooled
-                   ) -> pd.DataFrame: # shares "cannot recognise" (with a 95 % interval), of the label sent, of the true class, of another
+                   ) -> pd.DataFrame: # shares: refused (with interval), label sent, true class, another named
     "What annotators said to noise, and to pictures with a wrong and with the right label."
     said = answers.assign(
         refused=answers.answer == -1,

@@ -133,35 +133,27 @@ TAUGHT_ON = 2000 # images that each network is trained on, at most
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #7d8baea5
 def reconstructions_under_random_labels(data:Dataset, # for its name and classes
-                      split:Split, # labelled images of the annotator's own
-                      count:int, # pictures for each of the nine attacks
-                      *seed, # of networks, choices, labels and starts
-                      steps:int=300, # of each attack; what it has after a quarter and a half is kept too
-                     ) -> Split: # the class of each picture, or one class more for noise
-    "What attacks make of pictures, and of noise, that were sent with labels drawn at random."
-    images, labels = [], []
+                                        split:Split, # labelled images of the annotator's own
+                                        count:int, # images for each of the nine attacks
+                                        *seed, # of networks, choices, labels and starts
+                                        steps:int=300, # of each attack; its images after 1/4 and 1/2 are kept too
+                                       ) -> Split: # the class of each image, or one class more for noise
+    "Reconstructions of images and of noise that were sent with random labels."
+    images, labels, nothing = [], [], len(data.classes)
     for arch, epochs in AUGMENTATION_NETWORKS:
         random = generator("practised", arch, epochs, *seed)
         model, number = augmentation_network(data, pick(split, min(TAUGHT_ON, len(split))), arch, epochs, random)
         for smoothness in SMOOTHNESS:
             chosen = split.take(torch.randperm(len(split), generator=random)[:count])
             noise = torch.rand(count // 3, *chosen.images.shape[1:], generator=random)
-            sent, names = (
-                torch.cat([chosen.images, noise]),
-                torch.randint(len(data.classes), (len(chosen) + len(noise),), generator=random),
-            )
-            found = invert(
-                share_gradient(model, sent, names),
-                seed=number,
-                steps=steps,
-                snapshots=(steps // 4, steps // 2),
-                priors=(("tv", smoothness),),
-            )
+            sent = torch.cat([chosen.images, noise])
+            names = torch.randint(nothing, (len(sent),), generator=random)
+            found = invert(share_gradient(model, sent, names), seed=number, steps=steps,
+                           snapshots=(steps // 4, steps // 2), priors=(("tv", smoothness),))
             images += [*found.snapshots.values(), found.images]
-            labels.append(torch.cat([chosen.labels, torch.full((len(noise),), len(data.classes))]).repeat(3))
-    return Split(
-        torch.cat(images), torch.cat(labels), tuple(f"practice-{number}" for number in range(sum(map(len, images))))
-    )
+            labels.append(torch.cat([chosen.labels, torch.full((len(noise),), nothing)]).repeat(3))
+    ids = tuple(f"practice-{number}" for number in range(sum(map(len, images))))
+    return Split(torch.cat(images), torch.cat(labels), ids)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #31493956
 def mix_in_reconstructions(copies:Split, # a lesson, in random order
@@ -189,12 +181,23 @@ def kept_apart(split:Split, # of a panel's own
     "What a panel keeps apart, and what it learns from."
     return divide(split, {"clean": 0.2, "fit": 0.8}, seed)
 
+# %% ../../nbs/3_semsim/annotate/09_panels.ipynb #0ca88dda
+def annotator_training_set(data:Dataset, fit:Split, name:str, # the annotator's name; see `train_annotator`
+                           lesson:str, presentations:int, seed:int, reconstructions,
+                          ) -> Split: # with one class more, "nothing"
+    "What one machine annotator is trained on, in random order."
+    copies = training_images(data, fit, lesson, max(1, presentations // 2000), "panel", name, seed)
+    order = torch.randperm(len(copies), generator=generator("copies", name, seed))
+    copies = copies.take(order[:max(1, presentations // PASSES)])
+    if not reconstructions: return copies
+    return mix_in_reconstructions(copies, reconstructions, generator("practice", name, seed))
+
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #0b7dff51
 def train_annotator(panel:str, # "A" or "B"
                     member:int, # 0, 1 or 2
                     data:Dataset, # for its name and classes
                     split:Split, # clean images that no attacked network has seen
-                    presentations:int=PRESENTATIONS, # training images times epochs: the cost, whatever the size of the data
+                    presentations:int=PRESENTATIONS, # training images times epochs: the cost, whatever the data
                     seed:int=0, # of the whole panel
                     lesson:str="attacks", # one of `TRAINING_SETS`
                     arch:str="", # another architecture than the panel's own
@@ -202,28 +205,19 @@ def train_annotator(panel:str, # "A" or "B"
                     unsure:float=UNSURE_SHARE, # see `fit_threshold`
                     reconstructions:Split=None, # from `reconstructions_under_random_labels`
                    ) -> Classifier: # its card holds `annotator` and `threshold`
-    "Train one machine annotator; a fifth of the images is kept to settle its threshold."
+    "Train one machine annotator; a fifth of the images is kept to fit its threshold."
     arch, name = arch or PANELS[check_name("panel", panel, PANELS)], f"{panel}{member + 1}"
     check_name("lesson", lesson, TRAINING_SETS)
     clean, fit = kept_apart(split, seed).values()
     if set(fit.labels.tolist()) != set(range(len(data.classes))):
         raise InputError(f"panel {panel}: some class has no image to train on; give it more")
-    copies = training_images(data, fit, lesson, max(1, presentations // 2000), "panel", name, seed)
-    copies = copies.take(
-        torch.randperm(len(copies), generator=generator("copies", name, seed))[: max(1, presentations // PASSES)]
-    )
-    if reconstructions: copies = mix_in_reconstructions(copies, reconstructions, generator("practice", name, seed))
+    copies = annotator_training_set(data, fit, name, lesson, presentations, seed, reconstructions)
     lessons = replace(data, train=copies, test=clean, classes=(*data.classes, "nothing"))
-    model = train_classifier(
-        lessons,
-        arch,
-        max(1, presentations // len(copies)),
-        augment="crop",
-        lr=lr,
-        seed=1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member,
-    )
-    settled = fit_threshold(MachineAnnotator(name, partial(predict, model)), clean.images, unsure)
-    model.card |= settled.card | dict(annotator=name, lesson=lesson, practice=len(reconstructions or ()))
+    own_seed = 1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member
+    epochs = max(1, presentations // len(copies))
+    model = train_classifier(lessons, arch, epochs, augment="crop", lr=lr, seed=own_seed)
+    fitted = fit_threshold(MachineAnnotator(name, partial(predict, model)), clean.images, unsure)
+    model.card |= fitted.card | dict(annotator=name, lesson=lesson, practice=len(reconstructions or ()))
     return model
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #a79f819a

@@ -83,7 +83,7 @@ class Laplace:
                 ) -> dict: # parameter name -> (*shape)
         "Add noise to the mean gradient."
         standard = LaplaceDistribution(0., 1.)
-        def draw(shape): # torch's distributions take no generator; the inverse of the distribution function turns uniform numbers into theirs
+        def draw(shape): # by inverting the distribution function, as torch's distributions take no generator
             uniform = torch.rand(shape, generator=random, dtype=torch.float64).clamp(min=2**-53)
             return self.scale * standard.icdf(uniform)
         return add_noise(mean_rows(gradients), draw)

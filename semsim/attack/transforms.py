@@ -58,7 +58,8 @@ TABLE = """invert7 contrast6 rotate2 translateX9 sharpness1 sharpness3 shearY2 t
 shearY5 posterize5 color3 brightness5 sharpness9 brightness9 equalize5 equalize1 contrast7 sharpness5
 color5 translateX5 equalize7 autocontrast8 translateY3 sharpness6 brightness6 color8 solarize0 invert0
 equalize0 autocontrast0 equalize8 equalize4 color5 equalize5 autocontrast4 solarize4 brightness3 color0
-solarize1 autocontrast0 translateY3 translateY3 autocontrast1 solarize1 equalize5 invert0 translateY3 autocontrast1""".split()
+solarize1 autocontrast0 translateY3 translateY3 autocontrast1 solarize1 equalize5 invert0 translateY3
+autocontrast1""".split()
 
 # %% ../../nbs/1_attack/00_transforms.ipynb #16fe18c8
 def transform_picture(picture, # a PIL picture

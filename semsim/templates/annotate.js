@@ -33,13 +33,15 @@ function render({ model, el }) {
   const root = element(el, "div", "semsim-annotate");
   root.tabIndex = 0;
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
-  const head = element(root, "div", "semsim-head"), bar = element(head, "progress"), count = element(head, "span", "semsim-count");
+  const head = element(root, "div", "semsim-head");
+  const bar = element(head, "progress"), count = element(head, "span", "semsim-count");
   const question = element(root, "div", "semsim-question");
   const pictures = element(root, "div", "semsim-pictures");
   const typed = element(root, "input", "semsim-typed");
   const choices = element(root, "div", "semsim-choices");
   const foot = element(root, "div", "semsim-foot");
-  const undo = element(foot, "button", "semsim-undo", "Undo (Backspace)"), status = element(foot, "span", "semsim-status");
+  const undo = element(foot, "button", "semsim-undo", "Undo (Backspace)");
+  const status = element(foot, "span", "semsim-status");
   const away = element(root, "div", "semsim-away", "Click here to answer by keyboard.");
   status.setAttribute("role", "status");
   typed.setAttribute("aria-label", "Type the beginning of a class name");
@@ -62,7 +64,8 @@ function render({ model, el }) {
       send();
     });
   }
-  const silence = () => say("Nothing answers: is the kernel busy, or was it restarted? If so, run the cell again.", true);
+  const noAnswer = "Nothing answers: is the kernel busy, or was it restarted? If so, run the cell again.";
+  const silence = () => say(noAnswer, true);
 
   function say(text, wrong = false) {
     const kept = wrong && busy && localStorage.getItem(place());
@@ -116,7 +119,8 @@ function render({ model, el }) {
     image.src = uri;
     await image.decode();
     const side = Math.max(image.naturalWidth, image.naturalHeight);
-    image.style.width = `${image.naturalWidth * Math.max(1, Math.floor(SIDE / side))}px`; // a whole factor: no pixel is wider than its neighbour
+    const factor = Math.max(1, Math.floor(SIDE / side)); // a whole number, so that all pixels are equally wide
+    image.style.width = `${image.naturalWidth * factor}px`;
   }
 
   // From here on an answer counts, and its time runs.
@@ -172,7 +176,8 @@ function render({ model, el }) {
   }
 
   // ---- answering ----
-  const fitting = () => [...choices.querySelectorAll(".semsim-choice:not(.semsim-none)")].filter(button => !button.hidden);
+  const classes = () => [...choices.querySelectorAll(".semsim-choice:not(.semsim-none)")];
+  const fitting = () => classes().filter(button => !button.hidden);
 
   function filter() { // names that begin with what was typed stand before those in which a later word does
     const wanted = plain(typed.value).trimStart();
@@ -218,13 +223,17 @@ function render({ model, el }) {
     else if (key === "Backspace" && !typed.value) takeBack();
     else if (key === " " && !typed.value) answer(-1);
     else if (number >= 0) answer(number);
-    else if (manyClasses() && key === "Enter" && typed.value) { const chosen = ordered()[marked]; if (chosen) answer(Number(chosen.dataset.answer)); }
+    else if (manyClasses() && key === "Enter" && typed.value) {
+      const chosen = ordered()[marked];
+      if (chosen) answer(Number(chosen.dataset.answer));
+    }
     else if (manyClasses() && key === "ArrowDown") mark(marked + 1);
     else if (manyClasses() && key === "ArrowUp") mark(marked - 1);
     else if (manyClasses() && key === "Escape") { typed.value = ""; filter(); }
     else {
       taken = false;
-      if (manyClasses() && !busy && key.length === 1 && event.target !== typed) typed.focus({ preventScroll: true }); // the letter goes in there
+      const isLetter = manyClasses() && !busy && key.length === 1;
+      if (isLetter && event.target !== typed) typed.focus({ preventScroll: true }); // the field receives the letter
     }
     event.stopPropagation(); // the notebook around has keys of its own
     if (taken) event.preventDefault();
@@ -234,10 +243,14 @@ function render({ model, el }) {
   const focus = () => { away.hidden = root.contains(root.ownerDocument.activeElement); };
   root.addEventListener("focusin", focus);
   root.addEventListener("focusout", () => setTimeout(focus));
-  root.addEventListener("pointerup", event => { if (!event.target.closest("button, input")) root.focus({ preventScroll: true }); });
+  root.addEventListener("pointerup", event => {
+    if (!event.target.closest("button, input")) root.focus({ preventScroll: true });
+  });
 
   // ---- coming and going ----
-  const tell = kind => { try { model.send({ kind, client, tab, to: "" }); } catch { /* nobody there: a later message says so */ } };
+  const tell = kind => {
+    try { model.send({ kind, client, tab, to: "" }); } catch { /* nobody there: a later message says so */ }
+  };
   const beat = setInterval(() => { if (state && !root.classList.contains("semsim-busy")) tell("beat"); }, PATIENCE);
   const leave = () => tell("leave");
   window.addEventListener("pagehide", leave, { signal: ended.signal });
