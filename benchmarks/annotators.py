@@ -1,5 +1,6 @@
-"""How far five people agree, what they say together, and how far machines agree with them: the tables behind the page
-nbs/results/annotators.
+"""Agreement of five people, rules that combine their answers, and machines compared with them.
+
+Writes the tables behind the page nbs/results/annotators.
 
 python benchmarks/annotators.py labels.csv clip_zero_shot.csv
 """
@@ -18,12 +19,11 @@ from semsim.annotate.annotator_agreement import (
     answer_shares,
     judgements,
     pairwise_agreement,
-    study_answers,
 )
 from semsim.annotate.consensus import against, against_others, aggregate, compare_rules, dawid_skene
 from semsim.core.errors import InputError
 from semsim.core.files import atomic_path, write_table
-from semsim.paper2309.human_study import HUMAN_STUDY_MODELS, read_human_study
+from semsim.paper2309.human_study import HUMAN_STUDY_MODELS, read_human_study, study_answers
 
 RULES = "mean", "majority", *[f"at_least_{k}" for k in range(1, 6)], "dawid_skene"
 

@@ -1,10 +1,11 @@
-"""No answer is lost: sittings that meet a full disk, a kill, a second process, a changed folder; and plans that give
-nothing away."""
+"""No answer is lost when a session meets a full disk, a kill, a second process or a changed folder; plans reveal nothing."""
 
 import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from multiprocessing import get_context
@@ -134,7 +135,7 @@ def begin(pipe, folder, annotator):
 
 
 def test_another_process_is_refused(tmp_path):
-    "While a sitting is open in one process, and no longer."
+    "While a session is open in one process, and no longer."
     session = Session(make_folder(tmp_path), "ann")
     for expected in ("open in another process", "plan"):
         process, pipe = start(begin, tmp_path, "ann")
@@ -394,6 +395,32 @@ def test_messages_through_the_widget(tmp_path):
         )
     assert [reply["to"] for reply in heard[1:]] == [str(position) for position in range(30)]
     assert [line["answer"] for line in widget.session.log.lines[1:]] == [position % 3 for position in range(30)]
+
+
+WITHOUT_EXTRA = """
+import sys
+for name in ("anywidget", "filelock", "jinja2", "starlette", "uvicorn"):
+    sys.modules[name] = None
+import semsim.annotate
+from semsim.core.errors import InputError
+print(len(semsim.annotate.read_answers(sys.argv[1])))
+for use in (lambda: semsim.annotate.LabellingWidget, lambda: semsim.annotate.serve_annotation_page(None)):
+    try:
+        use()
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_only_labelling_needs_the_optional_packages(tmp_path):
+    "Without them answers can be read; the widget and the page say in one line what to install."
+    session = Session(make_folder(tmp_path), "ann")
+    open_tab(session)
+    answer(session, 0)
+    command = [sys.executable, "-c", WITHOUT_EXTRA, str(tmp_path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    missing = 'needs packages that are not installed: pip install "semsim[annotate]"'
+    assert lines == ["1", f"the labelling widget {missing}", f"the annotation page {missing}"]
 
 
 def test_reading_while_somebody_answers(tmp_path):

@@ -15,17 +15,16 @@ from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 from semsim.analysis.reporting import wide_annotations
 from semsim.annotate.annotator_agreement import (
     JUDGEMENTS,
-    _drawn,
+    _resampled,
     agreement_coefficients,
     annotator_agreement,
     answer_shares,
     judgements,
     pairwise_agreement,
-    study_answers,
 )
 from semsim.annotate.consensus import against, against_others, aggregate, aggregate_rights, compare_rules, dawid_skene
 from semsim.core.errors import InputError
-from semsim.paper2309.human_study import read_human_study
+from semsim.paper2309.human_study import read_human_study, study_answers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study"
 
@@ -98,7 +97,7 @@ def test_intervals_are_those_of_studies_really_drawn_again():
     "Each resample as a weighted sum is the study with its originals repeated; seeds repeat, and order does not matter."
     answers, labels = study(seed=2, gaps=0.2)
     table = judgements(answers, labels, "class")
-    number, times = _drawn(table.index, 8, seed=7)
+    number, times = _resampled(table.index, 8, seed=7)
     originals = sorted({item.split("/")[1] for item in table.index})
     values, pairs = [], []
     for column in times.T[1:]:

@@ -29,10 +29,10 @@ FACTS = """() => ({
 # The figure that each step is read for, by words of its alternative text.
 KEY_FIGURES = {
     "index.html": "mirrored",
-    "attack.html": "reconstructions below",
-    "metrics.html": "spoilt copies",
-    "semsim.html": "distance and probability",
-    "analysis.html": "rank correlations over originals",
+    "1_attack/inversion.html": "reconstructions below",
+    "2_metrics/pairs.html": "degraded copies",
+    "2_metrics/semsim.html": "distance and probability",
+    "4_analysis/correlation.html": "rank correlations over originals",
 }
 
 pytestmark = [
@@ -150,10 +150,10 @@ def tab(browser):
 def test_search_finds_invert(tab, address):
     tab.goto(address)
     tab.fill("input[type=search]", "invert")
-    result = tab.locator(".search-result[href*='attack.html']").first
+    result = tab.locator(".search-result[href*='inversion.html']").first
     result.wait_for()
     result.click()
-    tab.wait_for_url("**/attack.html*")
+    tab.wait_for_url("**/inversion.html*")
     assert tab.locator("#invert").is_visible()
 
 

@@ -1,10 +1,9 @@
-// The labelling view. It shows what the sitting (semsim.annotate.Sitting) says and sends it what the annotator answers.
-// An answer is kept in the browser until the sitting says that the file has it; until then the page says "Not saved".
+// The labelling view. It is stateless: the session (semsim.annotate.session.Session) decides what is shown next.
+// An answer is kept in the browser until the session confirms that it is in the file; until then the page says "Not saved".
 const PATIENCE = 3000;   // milliseconds before an unanswered message is sent again
 const SIDE = 320;        // a picture is enlarged to the largest whole multiple of its size that fits, in CSS pixels
-const SINGLE_KEYS = "abcdefghijklmnopqrstuvwxyz";
 
-// All text goes in as text, never as HTML: a class may be called "<script>".
+// Text is inserted as text, never as HTML: a class may be called "<script>".
 function element(parent, tag, className = "", text = "") {
   const made = parent.ownerDocument.createElement(tag);
   made.className = className;
@@ -16,7 +15,7 @@ function randomId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// The same through a reload, another in another tab.
+// Stays the same when the page is reloaded; differs between tabs.
 function tabId() {
   const kept = sessionStorage.getItem("semsim-tab") ?? randomId();
   sessionStorage.setItem("semsim-tab", kept);
@@ -32,7 +31,7 @@ function render({ model, el }) {
 
   const root = element(el, "div", "semsim-annotate");
   root.tabIndex = 0;
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab must not handle the keys
   const head = element(root, "div", "semsim-head");
   const bar = element(head, "progress"), count = element(head, "span", "semsim-count");
   const question = element(root, "div", "semsim-question");
@@ -47,20 +46,29 @@ function render({ model, el }) {
   typed.setAttribute("aria-label", "Type the beginning of a class name");
   typed.placeholder = "type a class, Enter to answer";
 
-  // ---- talking to the sitting ----
+  // ---- talking to the session ----
   const replies = new Map();
   const hear = reply => { replies.get(reply.to)?.(reply); };
   model.on("msg:custom", hear);
 
-  // The reply, however long it takes: the message is sent again until there is one, and says the same each time.
+  // Waits for the reply. The message is sent again until there is one, with the same content each time.
   function ask(message) {
     const to = `${client}-${sent++}`;
     const send = () => { try { model.send({ ...message, to, client, tab }); } catch { /* no kernel: sent again */ } };
     return new Promise(resolve => {
-      const again = setInterval(() => { silence(); send(); }, PATIENCE);
-      const stop = () => { clearInterval(again); replies.delete(to); };
+      const again = setInterval(() => {
+        silence();
+        send();
+      }, PATIENCE);
+      const stop = () => {
+        clearInterval(again);
+        replies.delete(to);
+      };
       ended.signal.addEventListener("abort", stop);
-      replies.set(to, reply => { stop(); resolve(reply); });
+      replies.set(to, reply => {
+        stop();
+        resolve(reply);
+      });
       send();
     });
   }
@@ -73,9 +81,9 @@ function render({ model, el }) {
     status.classList.toggle("semsim-wrong", wrong);
   }
 
-  const place = () => `semsim-unsaved-${state?.sitting}`;
+  const place = () => `semsim-unsaved-${state?.session}`;
 
-  // An answer or an undo, until the file has it.
+  // Sends an answer or an undo until the session confirms that it is in the file.
   async function submit(message) {
     busy = true;
     root.classList.add("semsim-busy");
@@ -96,12 +104,16 @@ function render({ model, el }) {
 
   async function open() {
     const reply = await ask({ kind: "open" });
-    if (reply.error) { say(reply.error, true); await pause(PATIENCE); return ended.signal.aborted || open(); }
+    if (reply.error) {
+      say(reply.error, true);
+      await pause(PATIENCE);
+      return ended.signal.aborted || open();
+    }
     if (reply.refused) return refuse(reply.refused);
     state = reply.state;
     const kept = localStorage.getItem(place()); // from before a reload, a restart or a crash
-    if (kept) { show(state); return submit(JSON.parse(kept)); }
     show(state);
+    if (kept) return submit(JSON.parse(kept));
     say(state.notes.join(" "), state.notes.length > 0);
   }
 
@@ -123,7 +135,7 @@ function render({ model, el }) {
     image.style.width = `${image.naturalWidth * factor}px`;
   }
 
-  // From here on an answer counts, and its time runs.
+  // Shows the picture. When it is visible, answers are accepted and the response time starts.
   async function present() {
     const position = state.position;
     const there = [picture(pictures, state.picture, `picture ${state.done + 1} of ${state.total}`)];
@@ -179,7 +191,7 @@ function render({ model, el }) {
   const classes = () => [...choices.querySelectorAll(".semsim-choice:not(.semsim-none)")];
   const fitting = () => classes().filter(button => !button.hidden);
 
-  function filter() { // names that begin with what was typed stand before those in which a later word does
+  function filter() { // names that begin with the typed text come before those in which a later word does
     const wanted = plain(typed.value).trimStart();
     for (const button of choices.querySelectorAll(".semsim-choice:not(.semsim-none)")) {
       const name = plain(state.choices[button.dataset.answer]);
@@ -199,7 +211,7 @@ function render({ model, el }) {
   }
 
   function answer(number) {
-    if (busy || !shownAt) return; // nobody has seen the next picture yet
+    if (busy || !shownAt) return; // the next picture is not visible yet
     const milliseconds = Math.round(performance.now() - shownAt);
     shownAt = 0;
     root.focus({ preventScroll: true });
@@ -209,7 +221,7 @@ function render({ model, el }) {
   function takeBack() {
     if (root.classList.contains("semsim-busy") || !state?.can_undo) return;
     shownAt = 0;
-    root.focus({ preventScroll: true }); // the button, once disabled, would swallow the keys
+    root.focus({ preventScroll: true }); // the disabled button would receive the keys
     submit({ kind: "undo", id: randomId(), position: state.position });
   }
   undo.onclick = takeBack;
@@ -229,13 +241,16 @@ function render({ model, el }) {
     }
     else if (manyClasses() && key === "ArrowDown") mark(marked + 1);
     else if (manyClasses() && key === "ArrowUp") mark(marked - 1);
-    else if (manyClasses() && key === "Escape") { typed.value = ""; filter(); }
+    else if (manyClasses() && key === "Escape") {
+      typed.value = "";
+      filter();
+    }
     else {
       taken = false;
       const isLetter = manyClasses() && !busy && key.length === 1;
       if (isLetter && event.target !== typed) typed.focus({ preventScroll: true }); // the field receives the letter
     }
-    event.stopPropagation(); // the notebook around has keys of its own
+    event.stopPropagation(); // the surrounding notebook must not handle it
     if (taken) event.preventDefault();
   }
   root.addEventListener("keydown", press);
@@ -247,9 +262,9 @@ function render({ model, el }) {
     if (!event.target.closest("button, input")) root.focus({ preventScroll: true });
   });
 
-  // ---- coming and going ----
+  // ---- connecting and leaving ----
   const tell = kind => {
-    try { model.send({ kind, client, tab, to: "" }); } catch { /* nobody there: a later message says so */ }
+    try { model.send({ kind, client, tab, to: "" }); } catch { /* a later message reports it */ }
   };
   const beat = setInterval(() => { if (state && !root.classList.contains("semsim-busy")) tell("beat"); }, PATIENCE);
   const leave = () => tell("leave");
@@ -257,7 +272,12 @@ function render({ model, el }) {
   open();
   root.focus({ preventScroll: true });
   focus();
-  return () => { leave(); clearInterval(beat); ended.abort(); model.off?.("msg:custom", hear); };
+  return () => {
+    leave();
+    clearInterval(beat);
+    ended.abort();
+    model.off?.("msg:custom", hear);
+  };
 }
 
 export default { render };
