@@ -1,4 +1,4 @@
-"""No answer is lost when a session meets a full disk, a kill, a second process or a changed folder; plans reveal nothing."""
+"""No answer is lost when a session meets a full disk, a kill or a changed folder; plans reveal nothing."""
 
 import json
 import os

@@ -1,5 +1,6 @@
 // The labelling view. It is stateless: the session (semsim.annotate.session.Session) decides what is shown next.
-// An answer is kept in the browser until the session confirms that it is in the file; until then the page says "Not saved".
+// An answer is kept in the browser until the session confirms that it is in the file;
+// until then the page says "Not saved".
 const PATIENCE = 3000;   // milliseconds before an unanswered message is sent again
 const SIDE = 320;        // a picture is enlarged to the largest whole multiple of its size that fits, in CSS pixels
 
