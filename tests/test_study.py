@@ -34,7 +34,9 @@ TINY = dict(
     training=dict(images=16, epochs=1, lr=0.05), metrics=["mse", "psnr"],
     attacks=[dict(preset="inverting_gradients", changes=dict(steps=200))],
     semsim=dict(recipe=dict(arch="resnet20-0.25", epochs=1)),
-    annotators=dict.fromkeys(("teacher", "judge"), dict(members=1, presentations=4000, arch="convnet4", unsure=0.3)),
+    annotators={
+        role: dict(members=1, presentations=4000, arch="convnet4", unsure=0.3) for role in ("teacher", "judge")
+    },
     # What a plain model leaks is recognised, what a policy moves out of the picture is not: SemSim needs both kinds, on
     # any processor.
 )  # fmt: skip
