@@ -33,41 +33,53 @@ def read_machines(path, labels):
     table = pd.read_csv(path)
     names = dict(enumerate(HUMAN_STUDY_MODELS, 1))
     item = table.model_idx.map(names) + "/" + table.image_id.astype(str)
-    if (
-        item.duplicated().any()
-        or set(item) != set(labels.index)
-        or (table.gt_label.to_numpy() != labels[item].to_numpy()).any()
-    ):
+    same_items = set(item) == set(labels.index) and not item.duplicated().any()
+    if not same_items or (table.gt_label.to_numpy() != labels[item].to_numpy()).any():
         raise InputError(f"{path}: its rows are not those of the study")
-    machines = [column.removesuffix("_rec_label") for column in table if column.endswith("_rec_label")]
-    both = {}
-    for part in ("rec", "orig"):
-        rows = [
-            pd.DataFrame(
-                {
-                    "item": item,
-                    "annotator": name,
-                    "kind": "machine",
-                    "answer": table[f"{name}_{part}_label"],
-                    "time": pd.NaT,
-                    "confidence": table[f"{name}_{part}_prob"],
-                }
-            )
-            for name in machines
-        ]
-        both[part] = pd.concat(rows, ignore_index=True)
-    return both["rec"], both["orig"][
-        both["orig"]["item"].str.startswith(names[1] + "/")
-    ]  # the originals are the same for every model
+    networks = [column.removesuffix("_rec_label") for column in table if column.endswith("_rec_label")]
+
+    def answers_about(part):
+        rows = []
+        for name in networks:
+            about = {"item": item, "annotator": name, "kind": "machine", "answer": table[f"{name}_{part}_label"]}
+            rows.append(pd.DataFrame(about | {"time": pd.NaT, "confidence": table[f"{name}_{part}_prob"]}))
+        return pd.concat(rows, ignore_index=True)
+
+    originals = answers_about("orig")  # the same for every model
+    return answers_about("rec"), originals[originals["item"].str.startswith(names[1] + "/")]
 
 
 def named_consensus(answers, labels):
-    """The probability that the class on which the annotators agree, by Dawid and Skene with all classes and -1, is the
-    true one."""
+    "P(the class on which the annotators agree is the true one), by Dawid and Skene with all classes and -1; steps."
     learned = dawid_skene(judgements(answers, labels, "class"))
     place = learned.posterior.columns.get_indexer(labels[learned.posterior.index].astype(float))
     value = np.where(place < 0, 0, learned.posterior.to_numpy()[np.arange(len(place)), place])
     return pd.Series(value, learned.posterior.index), learned.steps
+
+
+def by_model(table):
+    "Means over the items of each model."
+    return table.groupby(table.index.str.rsplit("/", n=1).str[0]).mean()
+
+
+def machine_tables(answers, labels, machines, on_originals, mean, flag, observed, settings):
+    "How far machines agree with people, the shares of their answers, and all shares in each model."
+    faced = [
+        against(machines, labels, mean, **settings).assign(score="five people (mean)"),
+        against(machines, labels, flag, **settings).query("level == 'model'").assign(score="flag"),
+        against(machines, labels, observed, **settings).query("level == 'image'").assign(score="flag"),
+    ]
+    shares = [
+        answer_shares(machines, labels, **settings).assign(images="reconstructions"),
+        answer_shares(on_originals, labels, **settings).assign(images="originals"),
+    ]
+    rights = pd.concat([judgements(answers, labels), judgements(machines, labels)], axis=1)
+    models = by_model(rights).assign(mean=by_model(mean), flag=by_model(flag))
+    return {
+        "machines": pd.concat(faced, ignore_index=True),
+        "machine_shares": pd.concat(shares, ignore_index=True),
+        "models": models.rename_axis("model").reset_index(),
+    }
 
 
 def tables_of(annotations, clip, settings):
@@ -77,56 +89,23 @@ def tables_of(annotations, clip, settings):
     machines, on_originals = read_machines(clip, labels)
     flag = pd.Series(annotations.flag.to_numpy(), labels.index)
     observed = flag[(annotations.flag_source == "folder").to_numpy()]
-    learned, (by_class, class_steps) = dawid_skene(rights), named_consensus(answers, labels)
+    learned = dawid_skene(rights)
+    by_class, class_steps = named_consensus(answers, labels)
     scores = {rule: aggregate(answers, labels, rule) for rule in RULES} | {"dawid_skene, all classes": by_class}
-    by_model = [
-        against(machines, labels, flag, **settings).query("level == 'model'"),
-        against(machines, labels, observed, **settings).query("level == 'image'"),
-    ]
-    mean = scores["mean"]
+    pairs = [pairwise_agreement(answers, labels, question, **settings) for question in JUDGEMENTS]
+    counts = rights.sum(axis=1).astype(int).value_counts().sort_index()
+    reliability = learned.reliability[1.0].unstack()
+    reliability.columns = ["right_where_not", "right_where_recognisable"]
     tables = {
         "agreement": annotator_agreement(answers, labels, **settings),
-        "pairs": pd.concat(
-            [pairwise_agreement(answers, labels, question, **settings) for question in JUDGEMENTS], ignore_index=True
-        ),
+        "pairs": pd.concat(pairs, ignore_index=True),
         "shares": answer_shares(answers, labels, **settings),
-        "counts": rights.sum(axis=1)
-        .astype(int)
-        .value_counts()
-        .sort_index()
-        .rename_axis("right")
-        .rename("reconstructions")
-        .reset_index(),
+        "counts": counts.rename_axis("right").rename("reconstructions").reset_index(),
         "rules": compare_rules(scores, observed, **settings),
-        "reliability": learned.reliability[1.0]
-        .unstack()
-        .set_axis(["right_where_not", "right_where_recognisable"], axis=1)
-        .reset_index(),
+        "reliability": reliability.reset_index(),
         "people": against_others(answers, labels, **settings),
-        "machines": pd.concat(
-            [
-                against(machines, labels, mean, **settings).assign(score="five people (mean)"),
-                *(table.assign(score="flag") for table in by_model),
-            ],
-            ignore_index=True,
-        ),
-        "machine_shares": pd.concat(
-            [
-                answer_shares(table, labels, **settings).assign(images=images)
-                for images, table in (("reconstructions", machines), ("originals", on_originals))
-            ],
-            ignore_index=True,
-        ),
-        "models": pd.concat([rights, judgements(machines, labels)], axis=1)
-        .groupby(rights.index.str.rsplit("/", n=1).str[0])
-        .mean()
-        .assign(
-            mean=mean.groupby(mean.index.str.rsplit("/", n=1).str[0]).mean(),
-            flag=flag.groupby(flag.index.str.rsplit("/", n=1).str[0]).mean(),
-        )
-        .rename_axis("model")
-        .reset_index(),
     }
+    tables |= machine_tables(answers, labels, machines, on_originals, scores["mean"], flag, observed, settings)
     same = float(((scores["dawid_skene"] > 0.5) == (scores["majority"] > 0.5)).mean())
     about = dict(
         reconstructions=len(rights),

@@ -23,7 +23,7 @@ from torchvision.utils import make_grid
 from semsim.core.files import atomic_path, write_image, write_table
 from semsim.core.datasets import divide, load_dataset, pick
 from semsim.annotate.machine_annotators import as_annotator, fit_threshold
-from semsim.annotate.panels import TRAINING_SETS, PANELS, accuracy_when, train_annotator
+from semsim.annotate.panels import PANELS, TRAINING_SETS, accuracy_when, kept_apart, train_annotator
 from semsim.annotate.control import ControlSet, control_set, label_evidence_control
 from semsim.metrics.pairs import psnr
 from semsim.core.classifiers import build_classifier
@@ -90,32 +90,23 @@ def attacked(materials, budget, name):
 
 
 def trained(materials, budget, panel, lesson):
-    """One annotator, and after the last lesson once more with a higher threshold: (row of the table of annotators,
-    annotator) of each."""
+    "One annotator, and after the last training set again with a higher threshold: a list of (table row, annotator)."
     data, parts, _, tested = materials
     model = train_annotator(panel, 0, data, parts[panel], budget.presentations, lesson=lesson)
-    taught = {lesson: as_annotator(model)}
+    annotators = {lesson: as_annotator(model)}
     if lesson == TRAINING_SETS[-1]:
-        clean = divide(parts[panel], {"clean": 0.2, "fit": 0.8})[
-            "clean"
-        ]  # what train_annotator settled the threshold on
-        taught[f"{lesson}, threshold raised"] = fit_threshold(taught[lesson], clean.images, RAISED)
-
-    def row(lesson, one):
-        return dict(
-            annotator=one.name,
-            lesson=lesson,
-            **{name: one.card[name] for name in ("arch", "threshold", "unsure", "clean")},
-        )
-
-    return [
-        (row(lesson, one) | accuracy_when([one], tested).iloc[0].add_prefix("right, ").to_dict(), one)
-        for lesson, one in taught.items()
-    ]
+        clean = kept_apart(parts[panel])["clean"]  # the images to which train_annotator fitted the threshold
+        annotators[f"{lesson}, threshold raised"] = fit_threshold(annotators[lesson], clean.images, RAISED)
+    rows = []
+    for name, one in annotators.items():
+        about = {key: one.card[key] for key in ("arch", "threshold", "unsure", "clean")}
+        right = accuracy_when([one], tested).iloc[0].add_prefix("right, ").to_dict()
+        rows.append((dict(annotator=one.name, lesson=name) | about | right, one))
+    return rows
 
 
 def measured(folder, budget):
-    "All tables, and what came back of noise."
+    "All tables, and the reconstructions of noise."
     tasks = [(attacked, name) for name in ("resnet20-0.25", "convnet4", "lenet", "lenet untrained")]
     tasks += [(trained, panel, lesson) for lesson in reversed(TRAINING_SETS) for panel in PANELS]
     shared = materials(folder, budget)

@@ -191,7 +191,7 @@ def test_damage_elsewhere_is_refused_and_untouched(tmp_path):
 
 
 def test_a_plan_cut_short_is_drawn_again(tmp_path):
-    "Dead while the very first line was written: nobody had answered yet."
+    "The process died while it wrote the first line, so no answer is lost."
     path = answers_path(make_folder(tmp_path), "ann", "name")
     path.parent.mkdir()
     path.write_bytes(b'{"annotator": "ann", "pl')

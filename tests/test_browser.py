@@ -274,8 +274,7 @@ def test_second_process_is_refused(tmp_path):
 
 
 def run_cell(page):
-    """Run the notebook's only cell; JupyterLab drops what it is given before its kernel is connected, whatever it
-    shows, so ask until it runs."""
+    "Run the notebook's only cell; until its kernel is connected JupyterLab ignores the request, so repeat it."
     page.wait_for_selector(".jp-Cell .jp-InputArea-editor")
     for _ in range(30):
         try:
@@ -293,8 +292,7 @@ def run_cell(page):
 
 
 def press_unheard(page, position):
-    """Answer when nobody is there to hear it. A dialog of JupyterLab's may have taken the keyboard, so press until the
-    page says so; while an answer waits, it takes no other."""
+    "Answer while there is no kernel or server, until the page says that the answer was not saved."
     for _ in range(10):
         try:
             page.click(".semsim-question", timeout=5000)

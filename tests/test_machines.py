@@ -121,7 +121,7 @@ def test_what_is_no_annotator_is_refused():
             as_annotator(other)
 
 
-# Lessons and panels
+# Training sets and panels
 
 
 def small_data(channels=1, count=200):
@@ -135,17 +135,16 @@ def small_data(channels=1, count=200):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_spoilt_copies_stay_images_and_pictures(channels):
+def test_degraded_copies_stay_images_of_the_same_object(channels):
     clean = small_data(channels).train.images
-    for spoil in (noisy, blurred, recoloured):
-        spoilt = spoil(clean, generator("spoil"))
-        assert spoilt.shape == clean.shape and 0 <= spoilt.min() <= spoilt.max() <= 1
-        rows = torch.stack([spoilt.mean(1).flatten(1), clean.mean(1).flatten(1)])
+    for degrade in (noisy, blurred, recoloured):
+        degraded = degrade(clean, generator("spoil"))
+        assert degraded.shape == clean.shape and 0 <= degraded.min() <= degraded.max() <= 1
+        rows = torch.stack([degraded.mean(1).flatten(1), clean.mean(1).flatten(1)])
         correlations = torch.stack([torch.corrcoef(rows[:, n])[0, 1] for n in range(len(clean))])
-        assert correlations.median() > 0.8, spoil.__name__
-        assert not torch.equal(spoil(clean, generator("other")), spoilt) and torch.equal(
-            spoil(clean, generator("spoil")), spoilt
-        )
+        assert correlations.median() > 0.8, degrade.__name__
+        assert not torch.equal(degrade(clean, generator("other")), degraded)
+        assert torch.equal(degrade(clean, generator("spoil")), degraded)
 
 
 def test_recoloured_moves_channels_apart_only_in_colour():
@@ -156,14 +155,14 @@ def test_recoloured_moves_channels_apart_only_in_colour():
 
 
 @pytest.mark.parametrize("lesson, pictures, nothing", [("clean", 1, 0), ("nothing", 4, 2), ("attacks", 4, 3)])
-def test_lessons_hold_what_they_say(lesson, pictures, nothing):
+def test_training_sets_hold_what_they_say(lesson, pictures, nothing):
     data = small_data(count=60)
     made = training_images(data, data.train, lesson, 2, "test")
     assert (made.labels < 10).sum() == 60 * pictures and (made.labels == 10).sum() == 30 * nothing
     assert torch.equal(made.images[:60], data.train.images) and len(set(made.ids)) == len(made)
 
 
-def test_practice_sends_labels_that_say_nothing(monkeypatch):
+def test_reconstructions_are_sent_with_labels_that_say_nothing(monkeypatch):
     data, sent = small_data(count=60), []
     monkeypatch.setattr(
         panels,
@@ -182,10 +181,10 @@ def test_practice_sends_labels_that_say_nothing(monkeypatch):
     assert torch.equal(made.images, reconstructions_under_random_labels(data, data.train, 12, "test", steps=4).images)
 
 
-def test_practice_takes_the_place_of_a_third():
+def test_reconstructions_replace_a_third():
     data = small_data(count=60)
-    practice = Split(torch.zeros(5, *data.train.images.shape[1:]), torch.full((5,), 10), tuple("abcde"))
-    mixed = mix_in_reconstructions(data.train, practice, generator("mix"))
+    reconstructions = Split(torch.zeros(5, *data.train.images.shape[1:]), torch.full((5,), 10), tuple("abcde"))
+    mixed = mix_in_reconstructions(data.train, reconstructions, generator("mix"))
     assert len(mixed) == len(data.train) and (mixed.labels == 10).sum() == len(data.train) // 3
     assert torch.equal(mixed.images[:40], data.train.images[:40]) and not mixed.images[40:].any()
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from scipy.stats import t
-from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.seeds import generator
+from ..core.statistics import wilson_interval
 from ..core.datasets import Split
 from ..attack.sharing import share_gradient
 from ..attack.inversion import invert
@@ -26,7 +25,7 @@ SENT = ("noise", "wrong label", "right label")
 
 @dataclass(frozen=True)
 class ControlSet:
-    "Reconstructions of which it is known what was sent, and with which label."
+    "Reconstructions, what was sent for each, and with which label."
     images: Tensor # (N,C,H,W) in [0,1]
     # N rows: item, model, sent (one of `SENT`), original, label (as sent), true (the original's class, -1 for noise)
     items: pd.DataFrame
@@ -41,7 +40,7 @@ def sent_images(originals:Split, # that neither the models nor the annotators ha
                 classes:int, # of the models
                 seed:int, # of noise and wrong labels
                ) -> dict: # a name in `SENT` -> (images, labels that are sent, true classes)
-    "What the clients of the control send."
+    "The images and labels that are sent in the control."
     random, true = generator("control", seed), originals.labels
     wrong = (true + 1 + torch.randint(classes - 1, true.shape, generator=random)) % classes
     noise = torch.rand(originals.images.shape, generator=random)
@@ -68,7 +67,7 @@ def control_set(models:dict, # name -> classifier to attack
     return ControlSet(torch.cat(images), pd.concat(items, ignore_index=True))
 
 # %% ../../nbs/3_semsim/annotate/11_control.ipynb #275e74b2
-REFUSED = 0.95 # the share of the control's answers that must be "cannot recognise"
+REFUSED = 0.95 # the share of answers that must be "cannot recognise"
 
 # %% ../../nbs/3_semsim/annotate/11_control.ipynb #2020bd56
 def label_evidence_control(annotators:list, # of annotators
@@ -80,7 +79,7 @@ def label_evidence_control(annotators:list, # of annotators
 def control_summary(answers:pd.DataFrame, # from `label_evidence_control`
                     by:list=("annotator", "sent"), # a row for each of these; the rest is pooled
                    ) -> pd.DataFrame: # shares: refused (with interval), label sent, true class, another named
-    "What annotators said to noise, and to pictures with a wrong and with the right label."
+    "Shares of the answers to noise, and to images with a wrong and with the right label."
     said = answers.assign(
         refused=answers.answer == -1,
         label_sent=answers.answer == answers.label,
@@ -89,18 +88,18 @@ def control_summary(answers:pd.DataFrame, # from `label_evidence_control`
     said["another"] = ~(said.refused | said.label_sent | said.true_class)
     table = said.groupby(list(by), sort=False)[["refused", "label_sent", "true_class", "another"]].mean()
     counts = said.groupby(list(by), sort=False).agg(n=("answer", "size"), originals=("original", "nunique"))
-    low, high = proportion_confint(table.refused * counts.originals, counts.originals, method="wilson")
+    low, high = wilson_interval(table.refused * counts.originals, counts.originals)
     return table.assign(low=low, high=high, passes=table.refused >= REFUSED).join(counts)
 
 # %% ../../nbs/3_semsim/annotate/11_control.ipynb #74ad23cc
 def label_effect(answers:pd.DataFrame, # from `label_evidence_control`
                  by:list=("annotator",), # a row for each of these
                 ) -> pd.DataFrame: # the difference with a 95 % t interval over originals, and their number
-    "How much oftener the true class is named when its label was sent than when a wrong one was."
+    "How much more often the true class is named if its label was sent than if a wrong label was sent."
+    from scipy.stats import t
     rows = answers[answers.true >= 0].assign(named=lambda table: (table.answer == table.true).astype(float))
     means = rows.pivot_table(index=[*by, "original"], columns="sent", values="named", sort=False)
     effect = (means["right label"] - means["wrong label"]).groupby(list(by), sort=False).agg(["mean", "sem", "size"])
     half = effect["sem"] * t.ppf(0.975, effect["size"] - 1)
-    return pd.DataFrame(
-        dict(difference=effect["mean"], low=effect["mean"] - half, high=effect["mean"] + half, originals=effect["size"])
-    )
+    low, high = effect["mean"] - half, effect["mean"] + half
+    return pd.DataFrame(dict(difference=effect["mean"], low=low, high=high, originals=effect["size"]))

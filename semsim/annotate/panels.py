@@ -26,32 +26,32 @@ from .machine_annotators import UNSURE_SHARE, MachineAnnotator, answer, as_annot
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #1feae865
 def draw(images:Tensor, low:float, high:float, random:torch.Generator, channels:int=1) -> Tensor: # (B,channels,1,1)
-    "A number for each image, uniform in [low, high]."
+    "Draw a number for each image, uniform in [low, high]."
     return low + (high - low) * torch.rand(len(images), channels, 1, 1, generator=random)
 
 def noisy(images:Tensor, # (B,C,H,W) in [0,1]
           random:torch.Generator, # of strengths and noise
          ) -> Tensor: # (B,C,H,W) in [0,1]
-    "Add normal noise, of a deviation up to 0.4."
+    "Add normal noise with a standard deviation up to 0.4."
     return (images + draw(images, 0, 0.4, random) * torch.randn(images.shape, generator=random)).clamp(0, 1)
 
 def blurred(images:Tensor, # (B,C,H,W) in [0,1]
             random:torch.Generator, # of strengths
            ) -> Tensor: # (B,C,H,W) in [0,1]
-    "Mix with the mean of 3 x 3 pixels, half of it or more."
+    "Mix an image with its 3 x 3 mean, at least half of it."
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return torch.lerp(images, smooth, draw(images, 0.5, 1, random))
 
 def recoloured(images:Tensor, # (B,C,H,W) in [0,1]
                random:torch.Generator, # of brightness, contrast, saturation and gains
               ) -> Tensor: # (B,C,H,W) in [0,1]
-    "Change brightness and contrast, and of RGB images saturation and the gain of each channel."
+    "Change brightness and contrast; for RGB images also saturation and the gain of each channel."
     mean = images.mean((1, 2, 3), keepdim=True)
     images = draw(images, 0.5, 1.2, random) * torch.lerp(mean, images, draw(images, 0.5, 1.5, random))
     if images.shape[1] == 3:
-        images = torch.lerp(images.mean(1, keepdim=True), images, draw(images, 0, 2, random)) * draw(
-            images, 0.7, 1.3, random, channels=3
-        )
+        grey = images.mean(1, keepdim=True)
+        saturated = torch.lerp(grey, images, draw(images, 0, 2, random))
+        images = saturated * draw(images, 0.7, 1.3, random, channels=3)
     return images.clamp(0, 1)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #f5fe5acc
@@ -71,65 +71,59 @@ NOISE_NETWORKS = {"lenet": 0, "convnet4": 4} # architecture -> epochs of its tra
 NOISE_STEPS = 40 # of the attack
 
 def augmentation_network(data:Dataset, # for its name and classes
-                     split:Split, # to train on
-                     arch:str, # see `build_classifier`
-                     epochs:int, # 0: it stays untrained
-                     random:torch.Generator, # of its seed
-                    ) -> tuple: # (classifier, its seed)
-    "A network of the annotator's own to attack."
+                         split:Split, # to train on
+                         arch:str, # see `build_classifier`
+                         epochs:int, # 0: it stays untrained
+                         random:torch.Generator, # of its seed
+                        ) -> tuple: # (classifier, its seed)
+    "A network on the annotator's own images, whose gradients are inverted for its training set."
     seed = torch.randint(2**31, (1,), generator=random).item()
     return train_classifier(replace(data, train=split), arch, epochs, seed=seed), seed
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #644717de
 def reconstructed_noise(data:Dataset, # for its name and classes
-                   split:Split, # what the practice networks are trained on
-                   count:int, # noise images for each network
-                   *seed, # of networks, noise and starts
-                  ) -> Tensor: # (networks x count, C,H,W) in [0,1]
-    "What attacks make of noise that was sent with a label."
+                        split:Split, # what the attacked networks are trained on
+                        count:int, # noise images for each network
+                        *seed, # of networks, noise and starts
+                       ) -> Tensor: # (networks x count, C,H,W) in [0,1]
+    "Reconstructions of noise that was sent with a label."
     results, shape = [], split.images.shape[1:]
     for arch, epochs in NOISE_NETWORKS.items():
         random = generator("practice", arch, *seed)
         model, number = augmentation_network(data, split, arch, epochs, random)
-        noise, labels = torch.rand(count, *shape, generator=random), torch.arange(count) % len(data.classes)
-        results.append(
-            invert(
-                share_gradient(model, noise, labels), seed=number, steps=NOISE_STEPS, priors=(("tv", 1e-3),)
-            ).images
-        )
+        noise = torch.rand(count, *shape, generator=random)
+        shared = share_gradient(model, noise, torch.arange(count) % len(data.classes))
+        results.append(invert(shared, seed=number, steps=NOISE_STEPS, priors=(("tv", 1e-3),)).images)
     return torch.cat(results)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #f1894bdf
-# clean images; and spoilt copies, noise and shuffled pixels; and what attacks make of noise
-TRAINING_SETS = ("clean", "nothing", "attacks")
+TRAINING_SETS = ("clean", "nothing", "attacks") # each holds the images of the one before
 
 def training_images(data:Dataset, # for its name and classes
-                  split:Split, # clean images
-                  lesson:str, # one of `TRAINING_SETS`
-                  count:int, # noise images to attack, for each network
-                  *seed, # of everything
-                 ) -> Split: # with one class more, "nothing"
+                    split:Split, # clean images
+                    lesson:str, # one of `TRAINING_SETS`
+                    count:int, # noise images to attack, for each network
+                    *seed, # of everything
+                   ) -> Split: # with one class more, "nothing"
     "Training images for an annotator."
     random, clean, half = generator("lesson", *seed), split.images, split.images[::2]
     images, nothing = [clean], []
     if lesson != "clean":
-        images += [spoil(clean, random) for spoil in DEGRADATIONS.values()]
+        images += [degrade(clean, random) for degrade in DEGRADATIONS.values()]
         nothing += [shuffle_pixels(half, random), torch.rand(half.shape, generator=random)]
     if lesson == "attacks":
         made = reconstructed_noise(data, split, count, *seed)
-        # few are made, each comes often, and each time looks different
-        chosen = made[torch.randint(len(made), (len(half),), generator=random)]
-        nothing += [
-            recoloured(torch.where(draw(chosen, 0, 1, random) < 0.5, chosen.flip(3), chosen.transpose(2, 3)), random)
-        ]
+        chosen = made[torch.randint(len(made), (len(half),), generator=random)] # few, so each comes often, but changed
+        mirrored = torch.where(draw(chosen, 0, 1, random) < 0.5, chosen.flip(3), chosen.transpose(2, 3))
+        nothing.append(recoloured(mirrored, random))
     labels = [split.labels.repeat(len(images)), torch.full((sum(map(len, nothing)),), len(data.classes))]
-    images, labels = torch.cat(images + nothing), torch.cat(labels)
-    return Split(images, labels, tuple(f"copy-{number}" for number in range(len(images))))
+    made = torch.cat(images + nothing)
+    return Split(made, torch.cat(labels), tuple(f"copy-{number}" for number in range(len(made))))
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #c9c62b06
 AUGMENTATION_NETWORKS = (("lenet", 0), ("lenet", 8), ("convnet4", 4)) # pairs (architecture, epochs of its training)
 SMOOTHNESS = (0.01, 0.05, 0.2) # weights of the total variation
-TAUGHT_ON = 2000 # images that each network is trained on, at most
+AUGMENTATION_IMAGES = 2000 # images that each network is trained on, at most
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #7d8baea5
 def reconstructions_under_random_labels(data:Dataset, # for its name and classes
@@ -142,7 +136,8 @@ def reconstructions_under_random_labels(data:Dataset, # for its name and classes
     images, labels, nothing = [], [], len(data.classes)
     for arch, epochs in AUGMENTATION_NETWORKS:
         random = generator("practised", arch, epochs, *seed)
-        model, number = augmentation_network(data, pick(split, min(TAUGHT_ON, len(split))), arch, epochs, random)
+        trained_on = pick(split, min(AUGMENTATION_IMAGES, len(split)))
+        model, number = augmentation_network(data, trained_on, arch, epochs, random)
         for smoothness in SMOOTHNESS:
             chosen = split.take(torch.randperm(len(split), generator=random)[:count])
             noise = torch.rand(count // 3, *chosen.images.shape[1:], generator=random)
@@ -156,36 +151,38 @@ def reconstructions_under_random_labels(data:Dataset, # for its name and classes
     return Split(torch.cat(images), torch.cat(labels), ids)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #31493956
-def mix_in_reconstructions(copies:Split, # a lesson, in random order
-                  reconstructions:Split, # from `reconstructions_under_random_labels`
-                  random:torch.Generator, # of the choice
-                 ) -> Split: # as many images
-    "A lesson of which a third is replaced by reconstructions, half of them mirrored."
+def mix_in_reconstructions(copies:Split, # a training set, in random order
+                           reconstructions:Split, # from `reconstructions_under_random_labels`
+                           random:torch.Generator, # of the choice
+                          ) -> Split: # as many images
+    "Replace a third of a training set by reconstructions, half of them mirrored."
     chosen = reconstructions.take(torch.randint(len(reconstructions), (len(copies) // 3,), generator=random))
     kept = copies.take(range(len(copies) - len(chosen)))
-    return Split(
-        torch.cat([kept.images, random_flip(chosen.images, random)]),
-        torch.cat([kept.labels, chosen.labels]),
-        copies.ids,
-    )
+    images = torch.cat([kept.images, random_flip(chosen.images, random)])
+    return Split(images, torch.cat([kept.labels, chosen.labels]), copies.ids)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #21ae1a94
 PANELS = {"A": "convnet8", "B": "resnet20-0.5"} # name -> architecture of its members
 MEMBERS = 3 # annotators in a panel
 PRESENTATIONS = 40_000 # images that an annotator sees in its training, all copies and epochs counted
-PASSES = 8 # through its training images, at least: with fewer, the learning rate would fall before anything is learnt
+PASSES = 8 # epochs, at least; with fewer, the learning rate falls before anything is learnt
 
 def kept_apart(split:Split, # of a panel's own
                seed:int=0, # of the whole panel
-              ) -> dict: # "clean": a fifth, to settle thresholds; "fit": the rest, to learn from
-    "What a panel keeps apart, and what it learns from."
+              ) -> dict: # "clean": a fifth, to fit thresholds; "fit": the rest, to train on
+    "Divide a panel's images into a part for thresholds and a part for training."
     return divide(split, {"clean": 0.2, "fit": 0.8}, seed)
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #0ca88dda
-def annotator_training_set(data:Dataset, fit:Split, name:str, # the annotator's name; see `train_annotator`
-                           lesson:str, presentations:int, seed:int, reconstructions,
+def annotator_training_set(data:Dataset, # for its name and classes
+                           fit:Split, # clean images to train on
+                           name:str, # the annotator's, such as "A1"
+                           lesson:str, # one of `TRAINING_SETS`
+                           presentations:int, # training images times epochs
+                           seed:int, # of the whole panel
+                           reconstructions, # from `reconstructions_under_random_labels`, or None
                           ) -> Split: # with one class more, "nothing"
-    "What one machine annotator is trained on, in random order."
+    "The images that one machine annotator is trained on, in random order."
     copies = training_images(data, fit, lesson, max(1, presentations // 2000), "panel", name, seed)
     order = torch.randperm(len(copies), generator=generator("copies", name, seed))
     copies = copies.take(order[:max(1, presentations // PASSES)])
@@ -206,34 +203,33 @@ def train_annotator(panel:str, # "A" or "B"
                     reconstructions:Split=None, # from `reconstructions_under_random_labels`
                    ) -> Classifier: # its card holds `annotator` and `threshold`
     "Train one machine annotator; a fifth of the images is kept to fit its threshold."
-    arch, name = arch or PANELS[check_name("panel", panel, PANELS)], f"{panel}{member + 1}"
+    check_name("panel", panel, PANELS)
     check_name("lesson", lesson, TRAINING_SETS)
+    arch, name = arch or PANELS[panel], f"{panel}{member + 1}"
     clean, fit = kept_apart(split, seed).values()
     if set(fit.labels.tolist()) != set(range(len(data.classes))):
         raise InputError(f"panel {panel}: some class has no image to train on; give it more")
     copies = annotator_training_set(data, fit, name, lesson, presentations, seed, reconstructions)
-    lessons = replace(data, train=copies, test=clean, classes=(*data.classes, "nothing"))
+    extended = replace(data, train=copies, test=clean, classes=(*data.classes, "nothing"))
     own_seed = 1000 * (seed + 1) + 10 * list(PANELS).index(panel) + member
     epochs = max(1, presentations // len(copies))
-    model = train_classifier(lessons, arch, epochs, augment="crop", lr=lr, seed=own_seed)
+    model = train_classifier(extended, arch, epochs, augment="crop", lr=lr, seed=own_seed)
     fitted = fit_threshold(MachineAnnotator(name, partial(predict, model)), clean.images, unsure)
-    model.card |= fitted.card | dict(annotator=name, lesson=lesson, practice=len(reconstructions or ()))
+    model.card |= fitted.card | dict(annotator=name, lesson=lesson, reconstructions=len(reconstructions or ()))
     return model
 
 # %% ../../nbs/3_semsim/annotate/09_panels.ipynb #a79f819a
 def accuracy_when(annotators:list, # of annotators
                   split:Split, # labelled images that they have not seen
-                  spoils:dict=DEGRADATIONS, # name -> function of images and a random generator
-                 ) -> pd.DataFrame: # a row for each annotator: the share named rightly, clean and spoilt
-    "How often annotators name clean and spoilt images rightly."
-    shown = {"clean": split.images} | {
-        name: spoil(split.images, generator("spoil", name)) for name, spoil in spoils.items()
-    }
-    return pd.DataFrame(
-        {
-            one.name: {
-                name: (answer(one, images) == split.labels).float().mean().item() for name, images in shown.items()
-            }
-            for one in map(as_annotator, annotators)
+                  degradations:dict=DEGRADATIONS, # name -> function of images and a random generator
+                 ) -> pd.DataFrame: # a row for each annotator: the share named correctly, clean and degraded
+    "How often annotators name clean and degraded images correctly."
+    shown = {"clean": split.images}
+    for name, degrade in degradations.items():
+        shown[name] = degrade(split.images, generator("spoil", name))
+    rows = {}
+    for one in map(as_annotator, annotators):
+        rows[one.name] = {
+            name: (answer(one, images) == split.labels).float().mean().item() for name, images in shown.items()
         }
-    ).T.rename_axis("annotator")
+    return pd.DataFrame(rows).T.rename_axis("annotator")

@@ -17,20 +17,20 @@ from ..core.datasets import Dataset, Split
 from ..attack.transforms import random_flip
 from ..metrics.features import VGG16
 from .machine_annotators import UNSURE_SHARE, MachineAnnotator, fit_threshold
-from .panels import kept_apart, training_images, mix_in_reconstructions
+from .panels import kept_apart, mix_in_reconstructions, training_images
 
 # %% ../../nbs/3_semsim/annotate/10_probes.ipynb #60df23bc
-# what each member looks at
+# the features that each member uses
 PROBES = {"block 4": slice(0, 2048), "block 5": slice(2048, 4096), "both blocks": slice(0, 4096)}
 
 def probe_opinion(tensors:dict, places:str, images:Tensor) -> Tensor: # (B,K) probabilities
-    "What a linear classifier makes of what VGG16 sees."
+    "The probabilities of a linear classifier on VGG16 features."
     return F.linear(VGG16(images)[:, PROBES[places]], **tensors).softmax(1)
 
 def probe(tensors:dict, # weight (K,F) and bias (K)
           card:dict, # annotator, places, threshold
          ) -> MachineAnnotator:
-    "A linear classifier on what VGG16 sees, as an annotator."
+    "A linear classifier on VGG16 features, as an annotator."
     return MachineAnnotator(
         card["annotator"],
         partial(probe_opinion, tensors, card["places"]),
@@ -44,7 +44,7 @@ def fit_probe(seen:Tensor, # (B,4096) from `VGG16`
               labels:Tensor, # (B,) class numbers, the last one for "nothing"
               places:str, # one of `PROBES`
               strength:float=1e-3, # inverse of the regularisation
-             ) -> dict: # weight (K,F) and bias (K), of what VGG16 sees as it is
+             ) -> dict: # weight (K,F) and bias (K), for features that are not standardised
     "Fit the linear classifier of one member."
     from sklearn.linear_model import LogisticRegression # here, as it takes seconds
     seen = seen[:, PROBES[places]]
@@ -62,7 +62,7 @@ def train_probes(panel:str, # its name
                  seed:int=0, # of the whole panel
                  reconstructions:Split=None, # from `reconstructions_under_random_labels`
                 ) -> list: # of (tensors, card), a member each; see `probe`
-    "Train a panel of probes; a fifth of the images is kept to settle the thresholds."
+    "Train a panel of probes; a fifth of the images is kept to fit the thresholds."
     clean, fit = kept_apart(split, seed).values()
     copies = training_images(data, fit, "attacks", max(1, count // 200), "probes", panel, seed)
     random = generator("copies", panel, seed)
