@@ -6,8 +6,6 @@
 __all__ = ['read_answers', 'read_consistency']
 
 # %% ../../nbs/3_semsim/annotate/03_session.ipynb #c1701c30
-import base64
-import io
 import re
 import time
 import warnings
@@ -22,7 +20,7 @@ from fastcore.basics import patch
 import semsim
 from ..core.errors import InputError, check_name
 from ..core.seeds import content_id
-from ..core.files import read_image, to_pil
+from ..core.files import image_uri, read_image
 from ..core.folders import reconstruction_table
 from .answers import COLUMNS, read_classes
 from .plan import QUESTIONS, SAME, make_plan
@@ -76,14 +74,6 @@ class Session:
 def answers_path(folder, annotator:str, protocol:str) -> Path:
     "Where an annotator's answers are kept: inside the folder of reconstructions."
     return Path(folder)/"answers"/f"{annotator}.{protocol}.jsonl"
-
-# %% ../../nbs/3_semsim/annotate/03_session.ipynb #148cc6bb
-def picture_uri(path # an image file
-               ) -> str: # a `data:` address
-    "An image as a PNG data address, for a web page."
-    written = io.BytesIO()
-    to_pil(read_image(path)).save(written, "PNG")
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
 
 # %% ../../nbs/3_semsim/annotate/03_session.ipynb #cd51c5e6
 TEMPLATES = Path(semsim.__file__).parent/"templates" # the view, its style and the page
@@ -145,7 +135,7 @@ def _find(self:Session, plan:list):
     "Find the images of the plan, and the answers that were not taken back."
     rows = {f"{row.model}/{row.original}": row for row in self.table.itertuples()}
     photographs = {row.original: row for row in self.table.itertuples()}
-    uri = lru_cache(None)(picture_uri)
+    uri = lru_cache(None)(lambda path: image_uri(read_image(path)))
     self.pictures = {} # key -> (picture, original, right answer)
     for key in plan:
         role, _, name = key.partition(":")
