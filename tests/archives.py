@@ -12,6 +12,20 @@ from semsim.paper2309.pickles import record_hashes
 
 PLAIN = HUMAN_STUDY_MODELS["ResNet20-4 none"]  # whose `_ori` folder holds the untransformed originals
 NUMBERS = {model: number for number, model in enumerate(HUMAN_STUDY_MODELS, 1)}  # the models' numbers in file names
+# The folders of the published study, in its order, written out: the layout is a fact, not what this package computes.
+FOLDERS = [
+    f"{arch}_200_inversed_{rest}"
+    for arch in ("ResNet20-4", "ConvNet")
+    for rest in (
+        "aug_auglist__rlabel_False",
+        "crop_auglist__rlabel_False",
+        "aug_auglist_3-1-7_rlabel_False",
+        "aug_auglist_43-18-18_rlabel_False",
+        "aug_auglist_3-1-7+43-18-18_rlabel_False",
+        "crop_auglist__rlabel_False_defense_prune_70",
+        "crop_auglist__rlabel_False_defense_gaussian_1e-3",
+    )
+]
 
 
 def write_public_pickles(labels, folder):

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from archives import write_annotation_archive, write_reconstruction_archive, write_samples, write_training_archive
+from archives import (
+    FOLDERS, write_annotation_archive, write_reconstruction_archive, write_samples, write_training_archive,
+)
 from semsim.annotate.answers import COLUMNS, check_answers
 from semsim.core.datasets import Split
 from semsim.core.errors import InputError
@@ -25,20 +27,6 @@ from semsim.paper2309.reconstruction_archive import PaperLayout, read_reconstruc
 from semsim.paper2309.training_archive import read_training_archive
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "human_study" / "labels.csv"
-# The folders of the published study, in its order, written out: the layout is a fact, not what this package computes.
-FOLDERS = [
-    f"{arch}_200_inversed_{rest}"
-    for arch in ("ResNet20-4", "ConvNet")
-    for rest in (
-        "aug_auglist__rlabel_False",
-        "crop_auglist__rlabel_False",
-        "aug_auglist_3-1-7_rlabel_False",
-        "aug_auglist_43-18-18_rlabel_False",
-        "aug_auglist_3-1-7+43-18-18_rlabel_False",
-        "crop_auglist__rlabel_False_defense_prune_70",
-        "crop_auglist__rlabel_False_defense_gaussian_1e-3",
-    )
-]
 ORIGINALS = "ResNet20-4_200_inversed_aug_auglist__rlabel_False_ori"
 STUDY = {3: 40, 12: 7, 100: 0}  # id -> label; as texts they sort otherwise
 

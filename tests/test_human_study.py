@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from archives import write_public_pickles
+from archives import FOLDERS, write_public_pickles
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -313,21 +313,9 @@ def test_a_plain_pickle_that_is_no_study_is_refused(tmp_path, thing):
 
 
 def test_all_fourteen_folders():
-    tails = [
-        "aug_auglist__rlabel_False",
-        "crop_auglist__rlabel_False",
-        "aug_auglist_3-1-7_rlabel_False",
-        "aug_auglist_43-18-18_rlabel_False",
-        "aug_auglist_3-1-7+43-18-18_rlabel_False",
-        "crop_auglist__rlabel_False_defense_prune_70",
-        "crop_auglist__rlabel_False_defense_gaussian_1e-3",
-    ]
     variants = ["none", "crop", "3-1-7", "43-18-18", "hybrid", "prune70", "gauss1e-3"]
-    expected = {
-        f"{arch} {variant}": f"{arch}_200_inversed_{tail}"
-        for arch in ("ResNet20-4", "ConvNet")
-        for variant, tail in zip(variants, tails)
-    }
+    models = [f"{arch} {variant}" for arch in ("ResNet20-4", "ConvNet") for variant in variants]
+    expected = dict(zip(models, FOLDERS, strict=True))
     assert list(study.HUMAN_STUDY_MODELS.items()) == list(expected.items())
     for model, folder in expected.items():
         for name in (folder, f"img/{folder}/", f"C:\\img\\{folder}", folder + "_fix"):
