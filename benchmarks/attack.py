@@ -34,14 +34,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import semsim.attack.inversion
 from semsim.attack.engine import recorded
 from semsim.attack.inversion import invert
-from semsim.core.seeds import generator
+from semsim.core.seeds import available_cores, generator
 from semsim.metrics.pairs import psnr
 from semsim.core.classifiers import build_classifier
 from semsim.attack.sharing import share_gradient
 from semsim.core.tasks import WORKER_SETTINGS
 
 HERE = Path(__file__).parent
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 JUDGED = 4  # the peer attacks the first so many images, and on these the PSNR of both is taken
 STEPS, TV, STEP_SIZE = 300, 1e-4, 0.1  # our preset's, in pixels from 0 to 1, starting from uniform noise
 RATE_STEPS = {

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 import semsim
-from ..core.errors import InputError
+from ..core.errors import InputError, require_extra
 from ..core.seeds import available_cores
 from ..core.tasks import RETRIES, Manifest, only_run, run_tasks, workers
 from .settings import POOLS, Study, change_study, changed_settings, read_study, write_study
@@ -214,10 +214,8 @@ def announce(self:StudyRun) -> str:
 
 def dask_executor(address:str): # a `concurrent.futures.Executor`
     "The workers of a running Dask cluster."
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InputError("--dask needs a package that is not installed: pip install distributed") from None
+    require_extra("--dask", "dask", "distributed")
+    from distributed import Client
     try:
         return Client(address, timeout=10).get_executor(pure=False)
     except (OSError, ValueError) as error:

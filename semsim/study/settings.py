@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import semsim
-from semsim.core.errors import InputError, check_name
+from semsim.core.errors import InputError, check_name, require_extra
 from semsim.core.files import atomic_path
 from semsim.core.backbones import parse_architecture
 from semsim.attack.training import variant_options
@@ -24,14 +24,14 @@ from semsim.annotate.probes import PROBES
 from semsim.training.semsim_training import Recipe, check_recipe
 
 # %% ../../nbs/5_study/00_settings.ipynb #5d6b2ce2
-try:
-    import yaml
-    from pydantic import (
-        AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator,
-        model_validator,
-    )
-except ImportError as error:
-    raise InputError(f'a study needs {error.name}, which is not installed: pip install "semsim[study]"') from None
+require_extra("a study", "study", "yaml", "pydantic")
+
+# %% ../../nbs/5_study/00_settings.ipynb #7c1e52ad
+import yaml
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator,
+    model_validator,
+)
 
 # %% ../../nbs/5_study/00_settings.ipynb #55e17e47
 class Settings(BaseModel):
