@@ -65,9 +65,16 @@ class PanelImagesStep(PanelStep):
     @property
     def inputs(self): return *self.origin, self.panel.reconstructions
 
+    @property
+    def cost(self): return self.cost_of_panel_images()
+    def load(self, path): return self.load_panel_images(path)
+    def make(self, path): self.make_panel_images(path)
+
+
+
 # %% ../../nbs/5_study/04_answers.ipynb #16ce43ca
-@patch(as_prop=True)
-def cost(self:PanelImagesStep):
+@patch
+def cost_of_panel_images(self:PanelImagesStep):
     "What the nine attacks cost."
     shape, attack = self.data.facts.shape, Study().attacks[0].attack
     seconds = chunk_seconds(shape, "lenet", attack, 20) / 20 * ATTACKS * ATTACK_STEPS / attack.steps
@@ -75,14 +82,14 @@ def cost(self:PanelImagesStep):
     return seconds * count * 4 / 3, 4 * count * ATTACKS * chunk_bytes(shape, 1) // 8
 
 @patch
-def load(self:PanelImagesStep, path:Path):
+def load_panel_images(self:PanelImagesStep, path:Path):
     "Read the reconstructions with their classes."
     tensors, _ = load_tensors(path)
     names = tuple(f"reconstruction-{number}" for number in range(len(tensors["labels"])))
     return Split(tensors["images"].float() / 255, tensors["labels"], names)
 
 @patch
-def make(self:PanelImagesStep, path:Path):
+def make_panel_images(self:PanelImagesStep, path:Path):
     "Attack networks of the panel, and write what was found."
     images, seed = self.data.images, self.data.study.seeds.annotators
     own = kept_apart(images.shares[self.role], seed)["fit"]
@@ -110,21 +117,28 @@ class NetworkStep(PanelStep):
         how = self.panel.model_dump(exclude={"arch", "members", "parts"})
         return *self.origin, paths_of(self.needs), arch, how, self.member
 
+    @property
+    def cost(self): return self.cost_of_network()
+    def load(self, path): return self.load_network(path)
+    def make(self, path): self.make_network(path)
+
+
+
 # %% ../../nbs/5_study/04_answers.ipynb #62e109de
-@patch(as_prop=True)
-def cost(self:NetworkStep):
+@patch
+def cost_of_network(self:NetworkStep):
     "What the training costs."
     study, shape = self.data.study, self.data.facts.shape
     arch = self.panel.arch or PANELS[POOLS[self.role]]
     return annotator_seconds(study, shape, self.role), network_bytes(arch, shape)
 
 @patch
-def load(self:NetworkStep, path:Path):
+def load_network(self:NetworkStep, path:Path):
     "Read the network, as a list of one annotator."
     return [as_annotator(load_classifier(path))]
 
 @patch
-def make(self:NetworkStep, path:Path):
+def make_network(self:NetworkStep, path:Path):
     "Train the network, and write it."
     images, seed, panel = self.data.images, self.data.study.seeds.annotators, self.panel
     lessons = self.needs[0].read() if self.needs else None
@@ -240,7 +254,10 @@ class AnswerStep(PanelStep):
         "The originals of the model."
         return list(range(len(self.data.facts.ids))) if self.model is None else self.data.rows(self.model)
 
+    @property
+    def cost(self): return self.cost_of_answers()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_answers(path)
 
 # %% ../../nbs/5_study/04_answers.ipynb #01a083ee
 @patch(as_prop=True)
@@ -275,8 +292,8 @@ def inputs(self:AnswerStep):
     "Who is asked, about what."
     return paths_of(self.needs), self.shown, [self.data.facts.ids[row] for row in self.rows]
 
-@patch(as_prop=True)
-def cost(self:AnswerStep):
+@patch
+def cost_of_answers(self:AnswerStep):
     "What the answers cost."
     count = len(self.rows) * len(self.conditions)
     seconds = count * self.panel.size * answer_seconds(self.data.study, self.data.facts.shape, self.role) / 3
@@ -294,7 +311,7 @@ def labels(self:AnswerStep) -> Tensor: # as `items`
     return torch.tensor([self.data.facts.labels[row] for row in self.rows]).repeat(len(self.conditions))
 
 @patch
-def make(self:AnswerStep, path:Path):
+def make_answers(self:AnswerStep, path:Path):
     "Let the panel answer."
     if self.model is None: images = self.data.images.originals.images[self.rows]
     else: images = self.data.reconstructions(self.model)[:, self.places].flatten(0, 1)

@@ -53,7 +53,12 @@ class ClassifierStep(Step):
         images = facts.fingerprint, study.shares.target_models, study.training.images, study.seeds.data
         return *images, self.arch, self.options, self.variant.trained, study.seeds.training
 
+    @property
+    def cost(self): return self.cost_of_classifier()
     def load(self, path): return load_classifier(path)
+    def make(self, path): self.make_classifier(path)
+
+
 
 # %% ../../nbs/5_study/03_attacks.ipynb #22ad63b7
 @patch(as_prop=True)
@@ -64,14 +69,15 @@ def options(self:ClassifierStep) -> dict: # of `train_classifier`
     shared = dict(batch=how.batch, loss_scale=how.loss_scale, device=self.data.study.device)
     return numbers | shared | self.variant.options
 
-@patch(as_prop=True)
-def cost(self:ClassifierStep):
+@patch
+def cost_of_classifier(self:ClassifierStep):
     "What the training costs."
     study, shape = self.data.study, self.data.facts.shape
     return classifier_seconds(study, shape, self.arch, self.variant), network_bytes(self.arch, shape)
 
+
 @patch
-def make(self:ClassifierStep, path:Path):
+def make_classifier(self:ClassifierStep, path:Path):
     "Train the classifier, and write it."
     study, images = self.data.study, self.data.images
     train, seed = images.shares["target_models"], study.seeds.training
@@ -122,6 +128,13 @@ class AttackStep(Step):
         originals = f", originals {self.first + 1} to {self.first + len(self.rows)}"
         return self.model_name + originals * self.crossed
 
+    @property
+    def cost(self): return self.cost_of_attack()
+    def load(self, path): return self.load_attack(path)
+    def make(self, path): self.make_attack(path)
+
+
+
 # %% ../../nbs/5_study/03_attacks.ipynb #deab8075
 @patch(as_prop=True)
 def rows(self:AttackStep) -> list: # row numbers
@@ -142,8 +155,8 @@ def inputs(self:AttackStep):
     how = asdict(attack.attack), attack.snapshots, study.assignment, CHUNK, study.device
     return *paths_of(self.needs), ids, self.model.number, *how, study.seeds.attacks
 
-@patch(as_prop=True)
-def cost(self:AttackStep):
+@patch
+def cost_of_attack(self:AttackStep):
     "What the attack costs."
     shape, count = self.data.facts.shape, len(self.rows)
     seconds = chunk_seconds(shape, self.model.arch, self.model.attack.attack, count)
@@ -167,7 +180,7 @@ def sent_images(self:AttackStep, originals) -> Tensor: # `originals`: a `Split`
     return training_input(originals.images, variant.augment, variant.policy, generator("sent", *seed))
 
 @patch
-def make(self:AttackStep, path:Path):
+def make_attack(self:AttackStep, path:Path):
     "Attack the chunk, and write images, losses and what was sent."
     study, settings = self.data.study, self.model.attack
     chunk = self.data.images.originals.take(self.rows)
@@ -184,7 +197,7 @@ def make(self:AttackStep, path:Path):
 
 # %% ../../nbs/5_study/03_attacks.ipynb #d6fd1ad5
 @patch
-def load(self:AttackStep, path:Path) -> dict: # images (steps,N,C,H,W), losses (N,), sent (N,C,H,W)
+def load_attack(self:AttackStep, path:Path) -> dict: # images (steps,N,C,H,W), losses (N,), sent (N,C,H,W)
     "Read what an attack found; images with 256 levels become floats."
     tensors, _ = load_tensors(path)
     if tensors["images"].dtype == torch.uint8: tensors["images"] = tensors["images"].float() / 255
@@ -236,17 +249,23 @@ class ScoreStep(Step):
         about, weights = study_metric(self.metric), weights_of(self.metric)
         return paths_of(self.needs), about.name, about.source, WEIGHTS[weights].files if weights else ""
 
+    @property
+    def cost(self): return self.cost_of_scores()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_scores(path)
+
+
 
 # %% ../../nbs/5_study/03_attacks.ipynb #6e931ad6
-@patch(as_prop=True)
-def cost(self:ScoreStep):
+@patch
+def cost_of_scores(self:ScoreStep):
     "What the scores cost."
     count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
     return STARTING + count * metric_seconds(self.metric, self.data.facts.shape), 2000 + 8 * count
 
+
 @patch
-def make(self:ScoreStep, path:Path):
+def make_scores(self:ScoreStep, path:Path):
     "Compute the scores, and write them."
     originals = self.data.images.originals.take(self.data.rows(self.model))
     found, about = self.data.reconstructions(self.model), study_metric(self.metric)

@@ -123,6 +123,13 @@ class SemSimStep(Step):
         attacks = [chunk for data in self.sources for model in models.values() for chunk in data.chunks(model)]
         return *answers, *attacks
 
+    @property
+    def cost(self): return self.cost_of_semsim()
+    def load(self, path): return self.load_semsim(path)
+    def make(self, path): self.make_semsim(path)
+
+
+
 # %% ../../nbs/5_study/05_folds.ipynb #e87f7c06
 @patch(as_prop=True)
 def inputs(self:SemSimStep):
@@ -130,8 +137,8 @@ def inputs(self:SemSimStep):
     study = self.data.study
     return paths_of(self.needs), self.fold, study.semsim.folds, study.semsim.recipe, study.seeds.semsim
 
-@patch(as_prop=True)
-def cost(self:SemSimStep):
+@patch
+def cost_of_semsim(self:SemSimStep):
     "What the training costs."
     study, shape = self.data.study, self.data.facts.shape
     models = self.data.run.models.values()
@@ -139,7 +146,7 @@ def cost(self:SemSimStep):
     return semsim_seconds(study, shape, count), network_bytes(study.semsim.followed.arch, shape) // 2
 
 @patch
-def load(self:SemSimStep, path:Path): # (SemSim or None, the reason why there is none)
+def load_semsim(self:SemSimStep, path:Path): # (SemSim or None, the reason why there is none)
     "A SemSim, or None and the reason why there is none."
     refused = load_tensors(path)[1].get("refused")
     return (None, refused) if refused else (SemSim.load(path), "")
@@ -150,7 +157,7 @@ def save_refusal(path, why:str): # a .safetensors file, and the reason
     save_tensors(path, {"nothing": torch.zeros(1)}, {"refused": why})
 
 @patch
-def make(self:SemSimStep, path:Path):
+def make_semsim(self:SemSimStep, path:Path):
     "Train SemSim, or write why there is nothing to learn."
     shapes = [data.images.originals.images.shape for data in self.sources]
     size, channels = min(shape[2] for shape in shapes), 3 if self.fold == OTHERS else shapes[0][1]
@@ -188,18 +195,24 @@ class DistanceStep(Step):
     @property
     def inputs(self): return paths_of(self.metrics), paths_of(self.data.chunks(self.model))
 
+    @property
+    def cost(self): return self.cost_of_distances()
     def load(self, path): return read_table(path)
+    def make(self, path): self.make_distances(path)
+
+
 
 # %% ../../nbs/5_study/05_folds.ipynb #e4ba0561
-@patch(as_prop=True)
-def cost(self:DistanceStep):
+@patch
+def cost_of_distances(self:DistanceStep):
     "What the distances cost."
     count = len(self.data.rows(self.model)) * len(self.model.attack.steps)
     per_image = training_seconds(self.data.study.semsim.followed.arch, self.data.facts.shape)
     return STARTING + count * per_image, 2000 + 8 * count
 
+
 @patch
-def make(self:DistanceStep, path:Path):
+def make_distances(self:DistanceStep, path:Path):
     "Compute the distances, and write them."
     rows, found = self.data.rows(self.model), self.data.reconstructions(self.model)
     numbers = self.data.folds()[rows] if self.column == "semsim" else torch.full((len(rows),), OTHERS)
