@@ -300,7 +300,7 @@ def test_one_more_metric_is_one_more_column(copy, undisturbed, semsim, tmp_path)
     torch.testing.assert_close(torch.tensor(scores.rmse**2), torch.tensor(scores.mse), rtol=1e-5, atol=0)
 
 
-def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_path):
+def test_a_task_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_path):
     settings = write_settings(tmp_path, metrics=["mse", "lpips[squeeze]", "psnr"])  # its weights are nowhere here
     code, out, err = semsim("run", settings, "--out", copy, "--workers", 1)
     if code == 0:
@@ -310,7 +310,7 @@ def test_a_unit_that_fails_is_recorded_and_the_study_goes_on(copy, semsim, tmp_p
         and "missing: scores tiny" not in out
         and "missing: scores pictures lenet none, lpips[squeeze]: no weights for" in out
     )
-    assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its units are missing" in (
+    assert {"mse", "psnr"} < set(pd.read_csv(copy / "tables/scores.csv")) and "2 of its tasks are missing" in (
         copy / "report/index.html"
     ).read_text()
     code, out, _ = semsim("status", settings, "--out", copy)
