@@ -9,9 +9,9 @@ export OMP_WAIT_POLICY = passive
 
 .PHONY: demo test docs lab edit sync run export readme dist
 
-# The notebook that `edit` and `run` are about, such as NB=1_attack/07_inversion or NB=tutorials/score.
+# The notebook that `edit` and `run` are about, such as NB=1_attack/10_inversion or NB=tutorials/score.
 NB ?=
-notebook = $(if $(wildcard nbs/$(NB).ipynb),nbs/$(NB).ipynb,$(error name a notebook of nbs, such as NB=1_attack/07_inversion))
+notebook = $(if $(wildcard nbs/$(NB).ipynb),nbs/$(NB).ipynb,$(error name a notebook of nbs, such as NB=1_attack/10_inversion))
 
 demo: .venv/run.stamp          ## the whole study in small; prints where its report is
 	@$(BIN)/semsim run

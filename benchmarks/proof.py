@@ -177,7 +177,7 @@ def published_dlg(model, shared, seed, steps):
     """Images and labels found as the published code does: L-BFGS in single precision, without line search and with the
     objective as it is."""
     attack = PRESETS["dlg"]
-    objective = attacker_objective(shared.client, attack, scale_of(model, attack.units))
+    objective = attacker_objective(shared.client, attack, scale_of(shared.client, attack.units))
     known = known_of(shared, None, layer_weights(shared.gradients), 0)
     found = {name: tensor.requires_grad_() for name, tensor in start_of(shared, attack, True, seed, 0, 0).items()}
     optimizer = torch.optim.LBFGS(list(found.values()))

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["core", "attack", "metrics", "annotate", "training", "analysis", "paper2309", "study", "cli"],
     submod_attrs={
         "core": ["load_dataset", "build_classifier", "load_classifier", "show_images"],
-        "attack": ["train_classifier", "share_gradient", "infer_labels", "invert", "search_policies"],
+        "attack": ["train_classifier", "share_gradient", "receive", "infer_labels", "invert", "search_policies"],
         "metrics": ["available", "score", "SemSim", "leak_share"],
         "annotate": ["LabellingWidget", "read_answers", "aggregate"],
         "training": ["Recipe", "train_semsim"],

@@ -247,7 +247,7 @@ def test_every_preset_runs(shared, name):
 
 @pytest.mark.parametrize(
     "how",
-    [dict(batch=2), dict(local_steps=3), dict(batchnorm="train"), dict(batch=2, local_steps=2, local_batch=1)],
+    [dict(batch=2), dict(local_epochs=3), dict(mode="train"), dict(batch=2, local_epochs=2, local_batch=1)],
     ids=str,
 )
 def test_every_client_can_be_attacked(digits, how):
@@ -260,7 +260,7 @@ def test_every_client_can_be_attacked(digits, how):
 def test_a_client_in_train_mode_gives_pytorchs_gradient_and_keeps_its_statistics(digits):
     model = build_classifier("convnet8", channels=1, size=16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    clients = share_gradient(model, digits.images, digits.labels, batch=6, batchnorm="train")
+    clients = share_gradient(model, digits.images, digits.labels, batch=6, mode="train")
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items()) and not model.training
     loss = F.cross_entropy(model.train()(digits.images), digits.labels)
     for ours, theirs in zip(clients.gradients.values(), torch.autograd.grad(loss, list(model.parameters()))):
@@ -269,7 +269,7 @@ def test_a_client_in_train_mode_gives_pytorchs_gradient_and_keeps_its_statistics
 
 def test_federated_averaging_shares_the_weights_way(digits):
     model = build_classifier("convnet8", channels=1, size=16)
-    shared = share_gradient(model, digits.images[:2], digits.labels[:2], batch=2, local_steps=3, local_lr=0.05)
+    shared = share_gradient(model, digits.images[:2], digits.labels[:2], batch=2, local_epochs=3, local_lr=0.05)
     moved = build_classifier("convnet8", channels=1, size=16)
     optimizer = torch.optim.SGD(moved.parameters(), lr=0.05)
     for _ in range(3):

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "training": ["train_classifier"],
-        "sharing": ["SharedGradient", "share_gradient"],
+        "sharing": ["SharedGradient", "share_gradient", "receive"],
         "labels": ["infer_labels", "label_accuracy"],
         "objectives": ["Attack"],
         "inversion": ["Reconstructions", "invert"],

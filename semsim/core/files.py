@@ -27,11 +27,13 @@ from .errors import InputError
 # %% ../../nbs/0_core/02_files.ipynb #3c0df0e9
 def check_images(images:Tensor, # (B,C,H,W) float32 in [0,1]
                  what:str="images", # their name in an error message
+                 channels=(1, 3), # how many they may have; None for any number
                 ) -> Tensor: # the same images
     "Return `images` if shape, type and range are right, else raise an `InputError` that says what is wrong."
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (channels or images.shape[1:2]):
         got = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
-        raise InputError(f"{what}: expected a tensor (B,C,H,W) with 1 or 3 channels, got {got}")
+        wanted = " with 1 or 3 channels" if channels else ""
+        raise InputError(f"{what}: expected a tensor (B,C,H,W){wanted}, got {got}")
     if images.shape[0] == 0: raise InputError(f"{what}: empty, there are no images")
     if images.dtype != torch.float32:
         raise InputError(f"{what}: expected float32 in [0,1], got {images.dtype}; convert with images.float() / 255")
