@@ -9,7 +9,7 @@ __all__ = []
 import shutil
 from collections import deque
 from contextlib import contextmanager
-from math import ceil, log2
+from math import ceil, log2, pi
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
-from ..core.seeds import progress
+from ..core.seeds import generator, progress
 from .training import milestones
 from .client import Client, batchnorm_layers, local_steps
 from .sharing import SharedGradient
-from .objectives import Attack, mapped
+from .objectives import Attack, block_mean, mapped
 
 # %% ../../nbs/1_attack/07_engine.ipynb #b1ff251b
 class AffineBatchNorm(nn.BatchNorm2d):
@@ -148,7 +148,14 @@ def sgd(derivative:Tensor, # (W, *shape)
     moments[0].mul_(0.9).add_(derivative)
     return derivative + 0.9 * moments[0]
 
-OPTIMIZERS = {"signed_adam": adam, "adam": adam, "sgd": sgd} # and "lbfgs", which goes row by row
+# And "lbfgs", which goes row by row. Adam gets the sign of the derivative, its soft sign, or the derivative itself.
+OPTIMIZERS = {"signed_adam": adam, "soft_signed_adam": adam, "adam": adam, "sgd": sgd}
+
+def soft_sign(derivative:Tensor, # (W,B,C,H,W)
+             ) -> Tensor: # in (-1,1)
+    "Nearly the sign for large derivatives, nearly proportional for those below the mean magnitude of their image."
+    size = derivative.abs()
+    return derivative / (size + size.mean((-3, -2, -1), keepdim=True)).clamp(min=1e-20)
 
 # %% ../../nbs/1_attack/07_engine.ipynb #03b3fe2c
 def median_filter(images:Tensor, # (...,C,H,W)
@@ -195,7 +202,9 @@ class Slots:
                  row:dict, # the variables of one row, for their shapes
                  known:dict, # what is known of one client, for its shapes
                  width:int, # number of slots
+                 seed:int=0, # of Langevin noise
                 ):
+        self.seed = seed
         def widened(one): return one.expand(width, *one.shape).clone()
         self.found, self.known = mapped(widened, row), mapped(widened, known)
         self.moments = {name: [torch.zeros_like(one), torch.zeros_like(one)] for name, one in self.found.items()}
@@ -204,6 +213,12 @@ class Slots:
         self.best = torch.full_like(self.age, torch.inf, dtype=torch.float32)
         self.latest = self.best.clone()
         self.task, self.kept = [None] * width, [{} for _ in range(width)]
+        self.random = [None] * width # draws the Langevin noise of each row
+
+    def noise(self):
+        shape = self.found["images"].shape[1:]
+        drawn = [torch.randn(shape, generator=one) if one else torch.zeros(shape) for one in self.random]
+        return torch.stack(drawn).to(self.found["images"])
 
     def busy(self): return [(slot, task) for slot, task in enumerate(self.task) if task]
 
@@ -218,6 +233,7 @@ def take(self:Slots, slot:int, waiting:deque, starting):
     self.task[slot], self.kept[slot] = waiting.popleft() if waiting else None, {}
     if self.task[slot] is None: return
     row, known = starting(self.task[slot])
+    self.random[slot] = generator("noise", self.seed, *self.task[slot])
     for wide, one in ((self.found, row), (self.known, known)):
         mapped(lambda all_rows, new: all_rows[slot].copy_(new), wide, one)
     for moments in self.moments.values():
@@ -251,9 +267,11 @@ def descend(slots:Slots, # changed in place
     "One step of all rows."
     for name, value in slots.found.items():
         derivative, age = derivatives[name], slots.age.view(-1, *[1] * (value.ndim - 1))
-        if attack.optimizer == "signed_adam" and name == "images": derivative = derivative.sign()
+        if name == "images": derivative = smoothed(derivative, slots.age, attack)
         rate = rates[slots.age.clamp(max=len(rates) - 1)].view_as(age)
-        value.sub_(rate * OPTIMIZERS[attack.optimizer](derivative, slots.moments[name], age))
+        way = OPTIMIZERS[attack.optimizer](derivative, slots.moments[name], age)
+        if attack.noise and name == "images": way = way + attack.noise * slots.noise()
+        value.sub_(rate * way)
     slots.age += 1
     images = slots.found["images"]
     if attack.box: images.copy_(torch.maximum(torch.minimum(images, bounds[1]), bounds[0]))
@@ -261,10 +279,24 @@ def descend(slots:Slots, # changed in place
         due = (slots.age % attack.median_every == 0).view(-1, 1, 1, 1, 1)
         if due.any(): images.copy_(torch.where(due, median_filter(images), images))
 
+def smoothed(derivative:Tensor, # (W,B,C,H,W) of the images
+             age:Tensor, # (W,) steps that each row has taken
+             attack:Attack,
+            ) -> Tensor: # (W,B,C,H,W)
+    "The derivative as the attack uses it: its mean over squares of pixels at first, its sign or soft sign."
+    for number in range(halvings := int(log2(attack.coarse))):
+        phase = (age * 2 * halvings // attack.steps == number).view(-1, 1, 1, 1, 1)
+        derivative = torch.where(phase, block_mean(derivative, attack.coarse >> number), derivative)
+    if attack.optimizer == "signed_adam": return derivative.sign()
+    return soft_sign(derivative) if attack.optimizer == "soft_signed_adam" else derivative
+
 def rates_of(attack:Attack) -> Tensor: # (steps,)
     "The rate at each step."
-    falls = [step for step in milestones(attack.steps) if attack.decay]
-    return torch.tensor([attack.lr * 0.1 ** sum(fall <= step for fall in falls) for step in range(attack.steps)])
+    falls = [step for step in milestones(attack.steps) if attack.decay == "steps"]
+    rates = torch.tensor([attack.lr * 0.1 ** sum(fall <= step for fall in falls) for step in range(attack.steps)])
+    if attack.decay == "cosine": rates = rates * (1 + torch.cos(pi * torch.arange(attack.steps) / attack.steps)) / 2
+    rising = attack.warmup * attack.steps
+    return rates * ((1 + torch.arange(attack.steps)) / rising).clamp(max=1) if rising else rates
 
 # %% ../../nbs/1_attack/07_engine.ipynb #27056a19
 def judge(slots:Slots, # `best`, `latest` and `stale` are changed in place
@@ -294,9 +326,10 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
                 attack:Attack,
                 bounds:tuple, # (lowest, highest), each (C,1,1), in the attack's units
                 snapshots=(), # ages at which to keep the images
+                seed:int=0, # of Langevin noise
                ) -> tuple: # (client, restart) -> result; number of rows that restarted; True if interrupted
     "Search all tasks, `width` at a time."
-    rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width), deque(tasks)
+    rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width, seed), deque(tasks)
     results, restarted = {}, 0
     for slot in range(width):
         slots.take(slot, waiting, starting)

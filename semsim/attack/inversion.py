@@ -16,10 +16,11 @@ from torch.func import grad_and_value, vmap
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import progress
+from .client import batchnorm_layers
 from .sharing import SharedGradient
 from .labels import infer_labels
 from semsim.attack.objectives import (
-    OBJECTIVES, PRESETS, PRIORS, Attack, attacker_objective, known_of, layer_weights, mapped, scale_of, start_of,
+    OBJECTIVES, PRESETS, PRIORS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped, scale_of, start_of,
 )
 from semsim.attack.engine import (
     OPTIMIZERS, PRECISIONS, RECORD_FROM, check_compute, choose_width, multiplying, prepared, recorded, search_lbfgs,
@@ -60,10 +61,16 @@ def attack_settings(attack, changes:dict) -> Attack:
     for name, _ in settings.priors:
         check_name("prior", name, PRIORS)
     (
-        check_name("start", settings.start, ["uniform", "normal", "zeros"]),
+        check_name("start", settings.start, ["uniform", "normal", "zeros", "patterned"]),
         check_name("unit", settings.units, ["pixel", "sigma"]),
     )
     check_name("way to labels", settings.labels, ["infer", "search"])
+    check_name("decay of the rate", settings.decay, ["steps", "cosine", "none"])
+    check_name("BatchNorm statistics", settings.statistics_of, ["batch", "running"])
+    if settings.coarse < 1 or settings.coarse & (settings.coarse - 1):
+        raise InputError(f"coarse is {settings.coarse}; the squares have a side of 1, 2, 4, 8, ... pixels")
+    if settings.group < 1 or settings.group > 1 and settings.optimizer == "lbfgs":
+        raise InputError("a group has 1 start or more, and more than one are searched together, which L-BFGS cannot")
     if settings.steps < 1 or settings.restarts < 1: raise InputError("an attack's steps and restarts must be 1 or more")
     return settings
 
@@ -76,8 +83,11 @@ def check_shared(shared:SharedGradient, settings:Attack):
     searchable = isinstance(shared.client.loss, str) and shared.client.loss != "squared_error"
     if shared.labels is None and settings.labels == "search" and not searchable:
         raise InputError("labels are searched for cross-entropy losses only; reveal them")
-    if settings.statistics and not shared.statistics:
-        raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics']")
+    if settings.statistics and settings.statistics_of == "batch" and not shared.statistics:
+        raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics'], or set "
+                         "statistics_of='running'")
+    if settings.statistics and not batchnorm_layers(shared.model):
+        raise InputError("the attack weighs BatchNorm statistics, but the network has no BatchNorm; set statistics=0")
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #922fc98f
 def invert(shared:SharedGradient, # what the attacker sees
@@ -96,6 +106,7 @@ def invert(shared:SharedGradient, # what the attacker sees
     settings = attack_settings(attack, changes)
     check_shared(shared, settings)
     check_compute(precision, device, compile)
+    if settings.statistics and settings.statistics_of == "running": shared = shared.with_statistics()
     labels = infer_labels(shared) if shared.labels is None and settings.labels == "infer" else shared.labels
     tasks = [(row, restart, 0) for row in range(len(shared)) for restart in range(settings.restarts)]
     width = 1 if settings.optimizer == "lbfgs" else width or choose_width(shared, len(tasks))
@@ -130,7 +141,9 @@ def problem_of(shared, labels, clients, attack, seed, compute # as `search_vecto
     def starting(task):
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
-        return mapped(move, start), mapped(move, known_of(shared, labels, weights, clients.index(row)))
+        return mapped(move, start), mapped(
+            move, known_of(shared, labels, weights, clients.index(row), attack.features > 0)
+        )
     scale = tuple(move(one) for one in scale_of(shared.client, attack.units))
     return attacker_objective(client, attack, scale), starting, scale
 
@@ -138,12 +151,26 @@ def problem_of(shared, labels, clients, attack, seed, compute # as `search_vecto
 def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "The engine, on one process."
     objective, starting, (shift, scale) = problem_of(shared, labels, clients, attack, seed, compute)
-    evaluate, rounds = vmap(grad_and_value(objective, has_aux=True)), ceil(len(tasks) / compute["width"]) * attack.steps
+    evaluate = vmap(grad_and_value(grouped(objective, attack), has_aux=True))
+    rounds = ceil(len(tasks) / compute["width"]) * attack.steps
     if rounds >= RECORD_FROM or compute["compile"]: evaluate = recorded(evaluate, compute["compile"])
     with multiplying(compute["precision"]):
-        return search_rows(
-            evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots
+        results, *rest = search_rows(
+            evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots,
+            seed,
         )
+        for task, result in results.items() if attack.group > 1 else ():
+            result["found"]["images"] = best_member(result["found"]["images"], objective, starting((*task, 0))[1], attack)
+    return results, *rest
+
+def best_member(images:Tensor, # (G B,C,H,W), a group's in the attack's units
+                objective, # of one start
+                known:dict, # of its client
+                attack:Attack,
+               ) -> Tensor: # (B,C,H,W)
+    "The member of a group with the smallest distance."
+    members = images.unflatten(0, (attack.group, -1))
+    return min(members, key=lambda one: objective({"images": one}, known)[1].nan_to_num(torch.inf).item())
 
 def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "L-BFGS, one row after the other."

@@ -10,7 +10,20 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, check_name
+from .client import probed
 from .sharing import SharedGradient
+
+# %% ../../nbs/1_attack/05_labels.ipynb #99587015
+def head_of(client) -> str: # such as "head.weight"
+    "The weight of the last linear layer that runs."
+    ran = []
+    layers = {module: name for name, module in client.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    hooks = [one.register_forward_hook(lambda one, *_: ran.append(layers[one])) for one in layers]
+    try: probed(client)
+    finally:
+        for hook in hooks: hook.remove()
+    if not ran: raise InputError("the model has no linear layer, from whose gradient labels and features are read")
+    return f"{ran[-1]}.weight"
 
 # %% ../../nbs/1_attack/05_labels.ipynb #758dcfa3
 def infer_batch(gradient:dict, images:int, rule:str, loss_scale:float) -> Tensor: # (B,), ascending

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
 from ..core.classifiers import Classifier
-from .client import Client, batch_statistics, gradient_of
+from .client import Client, batch_statistics, gradient_of, parameters_of
+from .labels import head_of
 from .sharing import SharedGradient
 from ..core.files import total_variation
 
@@ -122,7 +123,18 @@ def mean_square(images:Tensor, # (B,C,H,W)
     "Mean square of the searched values."
     return images.square().mean()
 
-PRIORS = {"tv": total_variation, "tv_isotropic": isotropic_total_variation, "l2": mean_square}
+def double_opponent_variation(images:Tensor, # (B,C,H,W)
+                             ) -> Tensor: # 1e-4 for constant images
+    "Isotropic total variation of the channels and of their differences."
+    first, second = torch.triu_indices(images.shape[1], images.shape[1], 1)
+    return isotropic_total_variation(torch.cat([images, images[:, first] - images[:, second]], 1))
+
+PRIORS = {
+    "tv": total_variation,
+    "tv_isotropic": isotropic_total_variation,
+    "tv_double_opponent": double_opponent_variation,
+    "l2": mean_square,
+}
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #dd5861e0
 @dataclass(frozen=True)
@@ -130,15 +142,22 @@ class Attack:
     "The settings of an attack."
     objective: str = "cosine" # a name in `OBJECTIVES`
     priors: tuple = (("tv", 1e-4),) # names in `PRIORS`, with weights
-    statistics: float = 0.0 # weight of the squared distance to revealed BatchNorm statistics
+    statistics: float = 0.0 # weight of the squared distance to BatchNorm statistics
+    statistics_of: str = "batch" # the revealed ones of the "batch", or the "running" ones of the network itself
+    features: float = 0.0 # weight of the squared distance to the features that the head's gradient gives away
     layers: str = "all" # see `layer_weights`
     weights: str = "equal" # see `layer_weights`
-    optimizer: str = "signed_adam" # "signed_adam", "adam", "sgd", or "lbfgs" with strong Wolfe line search
+    optimizer: str = "signed_adam" # see `OPTIMIZERS`, or "lbfgs" with strong Wolfe line search
     steps: int = 300 # of the optimiser; L-BFGS takes up to 20 inner ones in each
     lr: float = 0.1 # first step size, in `units`
-    decay: bool = True # a tenth of the rate from 3/8, 5/8 and 7/8 of the steps on
+    decay: str = "steps" # "steps": a tenth of the rate from 3/8, 5/8 and 7/8 of the steps on; "cosine"; or "none"
+    warmup: float = 0.0 # share of the steps in which the rate rises from 0
+    noise: float = 0.0 # Langevin noise: deviation of a normal number that is added to each direction
+    coarse: int = 1 # side of the squares of pixels that move together at first; halved, to 1, in half of the steps
     restarts: int = 1 # starts, of which the one with the smallest distance is kept
-    start: str = "uniform" # "uniform", "normal" or "zeros", in `units`
+    group: int = 1 # starts that are searched together and kept similar; the one with the smallest distance is kept
+    consistency: float = 0.0 # weight of the squared distance of a group's members to their registered mean
+    start: str = "uniform" # "uniform", "normal", "zeros" or "patterned" (a normal 4 x 4 patch, repeated), in `units`
     units: str = "pixel" # "pixel": values in [0,1]; "sigma": normalised by the model's mean and deviation
     box: bool = True # pixels are kept in [0,1] after each step
     median_every: int = 0 # steps between 3 x 3 median filters; 0 for none
@@ -155,13 +174,13 @@ published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
 # %% ../../nbs/1_attack/06_objectives.ipynb #40ddcf4a
 PRESETS = {
     "inverting_gradients": Attack(source=GEIPING),
-    "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay=False, box=False, labels="search", source=ZHU),
-    "idlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay=False, box=False, source=ZHAO),
+    "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, labels="search", source=ZHU),
+    "idlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, source=ZHAO),
     "inversed": replace(published, steps=8000),
     "inversed-zero": replace(published, start="zeros"),
     "inversed-sim-out": replace(published, objective="output_cosine", start="zeros"),
     "inversed-sgd-sim": replace(published, optimizer="sgd", lr=0.01),
-    "inversed-LBFGS-sim": replace(published, optimizer="lbfgs", lr=1e-4, steps=300, restarts=16, decay=False),
+    "inversed-LBFGS-sim": replace(published, optimizer="lbfgs", lr=1e-4, steps=300, restarts=16, decay="none"),
     "inversed-adam-L1": replace(published, objective="absolute"),
     "inversed-adam-L2": replace(published, objective="squared"),
     "zhu": replace(
@@ -172,7 +191,7 @@ PRESETS = {
         lr=1e-4,
         steps=50,
         restarts=2,
-        decay=False,
+        decay="none",
         box=False,
     ),
     "inversed_large": replace(published, priors=(("tv", 1e-2),), steps=12000),
@@ -182,6 +201,61 @@ PRESETS = {
     "inversed_cele": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
     "ats": replace(published, source="arXiv:2011.12505"),
 }
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #d66cc5a6
+def features_of(client:Client,
+                images:Tensor, # (B,C,H,W) in [0,1]
+               ) -> Tensor: # (B,F)
+    "The features that enter the head."
+    seen = []
+    head = client.model.get_submodule(head_of(client).rpartition(".")[0])
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try: client.outputs(parameters_of(client), images)
+    finally: hook.remove()
+    return seen[0]
+
+def given_features(shared:SharedGradient,
+                   labels:Tensor, # (B,) class numbers of one client
+                   row:int, # number of the client
+                  ) -> Tensor: # (B,F): the mean feature of each image's class
+    "The features that a head with a bias gives away."
+    weight = head_of(shared.client)
+    bias = weight.replace("weight", "bias")
+    if bias not in shared.gradients or weight not in shared.gradients:
+        raise InputError("features are read from the gradient of a head with bias, which did not come; set features=0")
+    if labels.ndim > 1: raise InputError("features are read for class numbers only; set features=0")
+    rows, entries = shared.gradients[weight][row][labels], shared.gradients[bias][row][labels]
+    return rows / torch.where(entries.abs() < 1e-12, torch.inf, entries)[:, None]
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #1f80fb92
+def registered(mean:Tensor, # (B,C,H,W)
+               member:Tensor, # (B,C,H,W)
+               reach:int=4, # largest shift, in pixels
+              ) -> Tensor: # (B,C,H,W): the mean, each image moved (around the border) to fit the member's
+    "Move a group's mean to where one member has it."
+    height, width = mean.shape[-2:]
+    spectra = [torch.fft.fft2(one - one.mean((-2, -1), keepdim=True)) for one in (member, mean)]
+    correlation = torch.fft.ifft2(spectra[0] * spectra[1].conj()).real.sum(1)
+    allowed = [torch.arange(n).minimum(n - torch.arange(n)) <= min(reach, n // 2) for n in (height, width)]
+    far = ~(allowed[0][:, None] & allowed[1]).to(correlation.device)
+    place = correlation.masked_fill(far, -torch.inf).flatten(1).argmax(1)
+    rows = (torch.arange(height, device=mean.device) - (place // width)[:, None]) % height
+    columns = (torch.arange(width, device=mean.device) - (place % width)[:, None]) % width
+    moved = mean.gather(2, rows[:, None, :, None].expand(mean.shape))
+    return moved.gather(3, columns[:, None, None, :].expand(mean.shape))
+
+def grouped(objective, # of one start
+            attack:Attack,
+           ): # function (found, known), as `attacker_objective` gives it, of all starts of a group
+    "The objective of a group of starts: the sum of theirs, and how much they differ."
+    def together(found, known):
+        members = found["images"].unflatten(0, (attack.group, -1))
+        totals, distances = zip(*(objective({"images": one}, known) for one in members))
+        mean = members.mean(0).detach()
+        apart = [(one - registered(mean, one.detach())).square().mean() for one in members]
+        return sum(totals) + attack.consistency * sum(apart), torch.stack(distances).min()
+
+    return together if attack.group > 1 else objective
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #2c20b2d2
 def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
@@ -211,13 +285,16 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
             total = total + attack.statistics * sum(
                 (a - b).square().sum() for a, b in zip(batch_statistics(client, images), known["statistics"])
             )
+        if attack.features:
+            difference = features_of(client, images).to(known["features"]) - known["features"]
+            total = total + attack.features * difference.square().mean() / known["features"].square().mean()
         return total, value
     return objective
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #87665dbb
 def start_of(shared:SharedGradient, attack:Attack, search_labels:bool, *seed) -> dict: # what is searched -> Tensor
     "A start, in the attack's units."
-    random, shape = generator("start", *seed), (shared.images_each, *shared.client.shape)
+    random, shape = generator("start", *seed), (attack.group * shared.images_each, *shared.client.shape)
     draw = {
         "uniform": lambda: (
             torch.rand(shape, generator=random)
@@ -226,19 +303,42 @@ def start_of(shared:SharedGradient, attack:Attack, search_labels:bool, *seed) ->
         ),
         "normal": lambda: torch.randn(shape, generator=random),
         "zeros": lambda: torch.zeros(shape),
+        "patterned": lambda: tiled(torch.randn(*shape[:2], 4, 4, generator=random), shape),
     }
-    found = {"images": draw[attack.start]()}
+    found = {"images": block_mean(draw[attack.start](), attack.coarse)}
     if search_labels: found["labels"] = torch.randn(shared.images_each, shared.client.classes, generator=random)
     return found
 
-def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dict:
+def block_mean(images:Tensor, # (...,H,W)
+               side:int, # of the squares, in pixels
+              ) -> Tensor: # the same shape
+    "Replace each square of pixels by its mean; squares at the right and lower border may be smaller."
+    if side == 1: return images
+    means = F.avg_pool2d(images.flatten(0, -4), side, ceil_mode=True, count_include_pad=False)
+    wide = means.repeat_interleave(side, -1).repeat_interleave(side, -2)
+    return wide[..., :images.shape[-2], :images.shape[-1]].reshape(images.shape)
+
+def tiled(patch:Tensor, # (B,C,4,4)
+          shape:tuple, # (B,C,H,W)
+         ) -> Tensor: # (B,C,H,W)
+    "A patch, repeated over a picture."
+    rows, columns = torch.arange(shape[-2]) % 4, torch.arange(shape[-1]) % 4
+    return patch[..., rows, :][..., columns]
+
+def known_of(shared:SharedGradient,
+             labels:Tensor, # of all images, or None
+             weights:dict, # from `layer_weights`
+             row:int, # number of the client
+             features:bool=False, # read the features that the head's gradient gives away
+            ) -> dict:
     "What the attacker knows of one client."
     known = dict(
         gradient={name: shared.gradients[name][row] for name in weights},
         weights={name: w[row] for name, w in weights.items()},
     )
-    if labels is not None: known["labels"] = labels.view(-1, shared.images_each)[row]
+    if labels is not None: known["labels"] = labels.unflatten(0, (-1, shared.images_each))[row]
     if shared.statistics: known["statistics"] = [layer[row] for layer in shared.statistics]
+    if features: known["features"] = given_features(shared, known["labels"], row)
     return known
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #ff3a35bd

@@ -21,7 +21,9 @@ from ..core.seeds import generator, seeded
 from ..core.files import check_images, load_tensors
 from ..core.classifiers import Classifier, check_fits
 from .defenses import parse_defense
-from .client import Client, as_targets, batch_statistics, batchnorm_layers, gradient_of, local_steps
+from semsim.attack.client import (
+    Client, as_targets, batch_statistics, batchnorm_layers, gradient_of, local_steps, running_statistics,
+)
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #a1173388
 REVEALABLE = ("labels", "batch_size", "statistics")
@@ -78,6 +80,18 @@ def take(self:SharedGradient,
     if labels is not None: labels = labels.unflatten(0, (len(self), -1))[rows].flatten(0, 1)
     statistics = self.statistics and [layer[rows] for layer in self.statistics]
     return replace(self, gradients=gradients, labels=labels, statistics=statistics)
+
+@patch
+def with_statistics(self:SharedGradient,
+                    proxies:Tensor=None, # (P,C,H,W) in [0,1]: images like the clients'; None: running statistics
+                   ) -> SharedGradient:
+    "The same with BatchNorm statistics that the attacker has anyway, in the place of revealed ones."
+    layers = running_statistics(self.client)
+    if proxies is not None: layers = batch_statistics(self.client, check_images(proxies, "proxies", channels=None))
+    if not layers or any(layer is None for layer in layers):
+        raise InputError("the client's network has no running BatchNorm statistics; give proxies=images like the clients'")
+    statistics = [layer.detach().expand(len(self), *layer.shape) for layer in layers]
+    return replace(self, statistics=statistics)
 
 @patch
 def __repr__(self:SharedGradient):
