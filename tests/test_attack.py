@@ -12,7 +12,7 @@ from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 
 import semsim.attack.inversion
-from semsim.attack.objectives import OBJECTIVES, PRESETS, PRIORS
+from semsim.attack.objectives import OBJECTIVES, PRESETS, PRIORS, features_of, given_features
 from semsim.attack.inversion import invert
 from semsim.core.errors import InputError
 from semsim.core.seeds import generator
@@ -496,3 +496,69 @@ def test_augmentations_are_seeded(digits, name):
     first, again, other = (training_input(digits.images, name, "", generator("augment", seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert torch.equal(first, other) == (name == "none") == torch.equal(first, digits.images)
+
+
+# Modern components
+
+
+MODERN = [
+    dict(noise=0.2),
+    dict(optimizer="soft_signed_adam", decay="cosine", warmup=0.1),
+    dict(coarse=4, start="patterned"),
+    dict(group=2, consistency=0.01),
+    dict(features=0.1),
+    dict(statistics=0.01, statistics_of="running"),
+]
+
+
+@pytest.mark.parametrize("changes", MODERN, ids=str)
+def test_modern_rows_stand_alone_too(digits, changes):
+    clients = share_gradient(build_classifier("convnet8", channels=1, size=16), digits.images, digits.labels)
+    settings = dict(width=4, steps=6, **changes)
+    six, two = invert(clients, **settings), invert(clients.take([4, 1]), **settings)
+    assert six.images.shape == digits.images.shape and six.losses.isfinite().all() and six.gave_up == []
+    assert torch.equal(two.images[1], six.images[1])
+    plain = invert(clients, width=4, steps=6)
+    assert not torch.equal(six.images, plain.images)
+
+
+def test_a_heads_gradient_gives_features_away(digits):
+    model = build_classifier("convnet8", channels=1, size=16)
+    clients = share_gradient(model, digits.images, digits.labels)
+    features = model.features(digits.images).detach()
+    given = torch.cat([given_features(clients, digits.labels[row : row + 1], row) for row in range(6)])
+    torch.testing.assert_close(given, features, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features_of(clients.client, digits.images), features, rtol=1e-4, atol=1e-5)
+
+
+def test_large_shapes_first_finds_more_of_a_photograph(digits):
+    photographs = twelve_crops()[::4]
+    shared = share_gradient(build_classifier("lenet"), photographs, torch.arange(3))
+    prior = dict(priors=(("tv", 1e-3),), steps=150)
+    fine, coarse = (invert(shared, coarse=side, **prior).images for side in (1, 4))
+    quality = [-10 * (photographs - found).square().mean((1, 2, 3)).log10().mean() for found in (fine, coarse)]
+    assert quality[1] > quality[0] + 2
+
+
+def test_an_attack_that_fails_says_so(shared, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "failing", lambda gradient, target, weights: torch.tensor(float("nan")))
+    found = invert(shared.take([0, 1]), objective="failing", steps=3)
+    assert found.gave_up == [0, 1] and found.table.gave_up.all() and found.losses.isinf().all()
+    assert (found.images == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (dict(statistics=1.0, statistics_of="running"), "no BatchNorm"),
+        (dict(statistics=1.0), "reveal="),
+        (dict(coarse=3), "1, 2, 4, 8"),
+        (dict(decay="linear"), "unknown decay"),
+        (dict(group=0), "1 start or more"),
+        (dict(group=2, optimizer="lbfgs"), "L-BFGS cannot"),
+    ],
+    ids=str,
+)
+def test_modern_settings_that_make_no_sense_are_refused(shared, changes, said):
+    with pytest.raises(InputError, match=said):
+        invert(shared, **changes)

@@ -201,7 +201,8 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     best = []
     for row in range(len(shared)):
         restarts = [results.get((row, restart), nothing) for restart in range(attack.restarts)]
-        best.append(min((one for one in restarts if isfinite(one["distance"])), key=itemgetter("distance"), default=nothing))
+        finite = [one for one in restarts if isfinite(one["distance"])]
+        best.append(min(finite, key=itemgetter("distance"), default=nothing))
     images = torch.cat([pixels(one["found"]["images"]) for one in best])
     if labels is None: labels = torch.cat([one["found"]["labels"].argmax(-1).cpu() for one in best])
     kept = {}
