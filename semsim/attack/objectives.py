@@ -237,7 +237,7 @@ def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dic
         gradient={name: shared.gradients[name][row] for name in weights},
         weights={name: w[row] for name, w in weights.items()},
     )
-    if labels is not None: known["labels"] = labels.view(-1, shared.images_each)[row]
+    if labels is not None: known["labels"] = labels.unflatten(0, (-1, shared.images_each))[row]
     if shared.statistics: known["statistics"] = [layer[row] for layer in shared.statistics]
     return known
 
