@@ -188,6 +188,7 @@ def last_linear(model:nn.Module, # any network
     if features.ndim != 2 or not ends or not names: raise InputError(f"{no_head}; the last one here is inside of it")
     return names[0], features
 
+# %% ../../nbs/1_attack/01_defenses.ipynb #b472fd6d
 def removal_order(features:Tensor, # (B,F), computed from the images
                   images:Tensor, # (B,C,H,W) that require a gradient
                  ) -> Tensor: # (F,) numbers of features, the first to be removed first
@@ -218,6 +219,7 @@ class Masked:
                                                      "leave soteria out")
         return mean | {self.weight: mean[self.weight].index_fill(1, self.columns, 0)}
 
+# %% ../../nbs/1_attack/01_defenses.ipynb #512ee156
 @dataclass(frozen=True)
 class Soteria:
     "Hide the features from which an image is reconstructed best."
@@ -396,6 +398,7 @@ def run_without_trace(model, # a classifier in train mode
     "The logits, without moving the running averages of BatchNorm."
     return functional_call(model, {name: buffer.clone() for name, buffer in model.named_buffers()}, (images,))
 
+# %% ../../nbs/1_attack/01_defenses.ipynb #8826057f
 def batch_gradient(model, # a classifier in train mode
                    images:Tensor, # (B,C,H,W) in [0,1]
                    labels:Tensor, # (B,) class numbers

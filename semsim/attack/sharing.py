@@ -128,6 +128,7 @@ def check_defense(client:Client,
         raise InputError("soteria at sharing masks the gradient of one step: take one local step of plain SGD, or "
                          "defend in training")
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #9fc66626
 def check_batchnorm(client:Client, # in train mode
                     images:Tensor, # (B,C,H,W): one client's
                    ):
@@ -160,6 +161,7 @@ def dropping(client:Client, # in train mode: dropout acts inside the block
         with seeded(*seed): yield
     finally: client.model.eval()
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #5239790e
 def defended_inputs(client:Client,
                     defender, # from `parse_defense`, or None
                     images:Tensor, # (B,C,H,W): one client's, or those of all aggregated clients
@@ -178,6 +180,7 @@ def alone(client:Client) -> Client: # a copy
     object.__setattr__(other, "aggregated", 1)
     return other
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #441ff165
 def defended_gradient(client:Client,
                       defender, # from `parse_defense`, or None
                       images:Tensor, # (B,C,H,W): one client's
