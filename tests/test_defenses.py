@@ -475,7 +475,8 @@ def test_defenses_are_refused_where_they_cannot_act(lenet, digits):
 def test_soteria_refuses_networks_without_a_linear_head(digits):
     few = pick(digits.test, 1)
     nn = torch.nn
-    inside = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 10, 4), nn.Flatten())
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.Unflatten(1, (1, 4, 4)))
+    inside = nn.Sequential(hidden, nn.Conv2d(1, 10, 4), nn.Flatten())
     without = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
     for net, said in ((inside, "the last one here is inside"), (without, "this one has none")):
         with pytest.raises(InputError, match=said):
