@@ -8,13 +8,14 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from skimage import data as photographs
 
+from semsim.attack.inversion import invert
 from semsim.attack.sharing import share_gradient
 from semsim.core.errors import InputError
 from semsim.core.seeds import generator
 from semsim.core.files import to_pil
 from semsim.core.datasets import load_dataset, pick
 from semsim.attack.transforms import POLICIES, TABLE, TRANSFORMS, apply_policy, parse_policy, transform_picture
-from semsim.attack.defenses import DPSGD, parse_defense
+from semsim.attack.defenses import DPSGD, Soteria, parse_defense
 from semsim.core.classifiers import build_classifier
 from semsim.attack.policy_search import accuracy_score, privacy_score, sample_policies, search_policies
 from semsim.attack.training import train_classifier, variant_options
@@ -289,6 +290,210 @@ def test_the_defense_is_on_the_sharing_card(lenet, digits):
 def test_unreadable_defenses_are_refused(text):
     with pytest.raises(InputError, match=f"defense {text!r}"):
         parse_defense(text)
+
+
+@pytest.mark.parametrize("percent, kept", [(1, 25), (10, 250), (100, 2502)])
+def test_global_topk_keeps_exactly_the_largest_of_all(percent, kept):
+    random = generator("entries")
+    gradient = {"one": torch.randn(1, 50, 50, generator=random), "two": torch.tensor([5.0]), "three": torch.zeros(1, 1)}
+    found = parse_defense(f"topk_{percent}")(gradient, None)
+    entries = torch.cat([one.flatten() for one in gradient.values()])
+    expected = torch.zeros_like(entries)
+    order = entries.abs().argsort(descending=True)[:kept]
+    expected[order] = entries[order]
+    assert torch.equal(torch.cat([one.flatten() for one in found.values()]), expected)
+    assert found["two"].shape == () and found["two"] == 5
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_quantisation_is_unbiased_on_its_grid_and_seeded(bits):
+    vector = torch.tensor([[6.0, -2.0, 3.0, 0.0]])  # of norm 7
+    quantize, levels = parse_defense(f"quantize_{bits}"), 2**bits - 1
+    random = generator("draws")
+    draws = torch.stack([quantize({"weight": vector}, random)["weight"] for _ in range(4000)])
+    places = draws * levels / 7
+    torch.testing.assert_close(places, places.round(), rtol=0, atol=1e-4)
+    assert (draws - vector[0]).abs().max() <= 7 / levels + 1e-5
+    torch.testing.assert_close(draws.mean(0), vector[0], rtol=0, atol=4 * 7 / levels / 2 / 4000**0.5)
+    one, other = (quantize({"weight": vector}, generator("same"))["weight"] for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_mixup_shares_the_gradient_of_mixed_images_and_soft_labels(lenet, digits):
+    two = pick(digits.test, 2)
+    shared = share_gradient(lenet, two.images, two.labels, batch=2, defense="mixup_1")
+    share = shared.labels[0, two.labels[0]]  # of the first image in its mixture; the labels differ
+    assert 0 < share < 1 and shared.labels.shape == (2, 10)
+    onehot, other = F.one_hot(two.labels, 10).float(), torch.tensor([1, 0])
+    torch.testing.assert_close(shared.labels, share * onehot + (1 - share) * onehot[other])
+    logits = lenet(share * two.images + (1 - share) * two.images[other])
+    loss = -(shared.labels * logits.log_softmax(1)).sum(1).mean()
+    expected = torch.autograd.grad(loss, list(lenet.parameters()))
+    for found, known in zip(shared.gradients.values(), expected):
+        torch.testing.assert_close(found[0], known, rtol=1e-3, atol=1e-6)
+
+
+def test_mixup_never_mixes_an_image_with_itself(digits):
+    few = pick(digits.test, 10)
+    for seed in range(5):
+        _, soft = parse_defense("mixup_1").change(few.images, few.labels, 10, generator(seed))
+        assert (soft > 0).sum(1).eq(2).all()
+
+
+def test_input_noise_is_clamped_and_its_statistics_are_those_that_are_shared(digits):
+    net = build_classifier("convnet8", channels=1, size=16)
+    few = pick(digits.test, 2)
+    how = dict(batch=2, reveal=["statistics", "labels"], mode="train")
+    noisy, again, plain = (
+        share_gradient(net, few.images, few.labels, defense=name, **how)
+        for name in ("input_noise_0.5", "input_noise_0.5", "")
+    )
+    assert all(torch.equal(noisy.gradients[name], again.gradients[name]) for name in noisy.gradients)
+    assert not torch.allclose(noisy.statistics[0], plain.statistics[0], rtol=0.01)
+    assert torch.equal(noisy.labels, plain.labels)
+    images, _ = parse_defense("input_noise_5").change(few.images, few.labels, 10, generator(0))
+    assert images.min() == 0 and images.max() == 1
+
+
+@pytest.mark.parametrize("arch", ["lenet", "convnet8"])
+def test_soteria_masks_the_columns_of_the_paper_alone(arch, digits):
+    net = build_classifier(arch, channels=1, size=16)
+    one = pick(digits.test, 1)
+    plain, masked = (share_gradient(net, one.images, one.labels, defense=name) for name in ("", "soteria_30"))
+    image = one.images.clone().requires_grad_()
+    features = net.features(image)[0]
+    norms = torch.stack([torch.autograd.grad(r, image, retain_graph=True)[0].norm() for r in features])
+    ratios = torch.where(features == 0, 0, features.detach().abs() / norms)
+    columns = ratios.argsort(descending=True)[: int(len(features) * 0.3)]
+    expected = plain.gradients["head.weight"].clone()
+    expected[:, :, columns] = 0
+    assert torch.equal(masked.gradients["head.weight"], expected) and not torch.equal(
+        expected, plain.gradients["head.weight"]
+    )
+    for name in set(plain.gradients) - {"head.weight"}:
+        assert torch.equal(masked.gradients[name], plain.gradients[name])
+
+
+class Scaled(torch.nn.Module):
+    "A network with a parameter that is a single number."
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.head(self.scale * images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "defense",
+    "prune_70 topk_50 quantize_4 gaussian_.1 laplace_.1 dpsgd_.1_.1 soteria_50 input_noise_.1 mixup_1".split()
+    + ["mixup_1+topk_50+gaussian_.1", "input_noise_.1+dpsgd_1_.1+soteria_50+quantize_8"],
+)
+def test_every_defense_takes_a_parameter_without_dimensions(defense):
+    torch.manual_seed(0)
+    images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+    shared = share_gradient(Scaled(), images, labels, batch=2, defense=defense)
+    assert shared.gradients["scale"].shape == (1,) and shared.card["defense"] == defense
+
+
+def test_joined_defenses_act_in_their_order():
+    ten = torch.arange(1.0, 11)[None]
+    for name, zeros in (("prune_50+gaussian_1", 0), ("gaussian_1+prune_50", 5), ("topk_10+prune_50", 9)):
+        assert parse_defense(name)({"weight": ten}, generator("order"))["weight"].eq(0).sum() == zeros
+    rows = {"weight": torch.tensor([[30.0, 40.0], [0.3, 0.4]])}
+    clipped = parse_defense("dpsgd_1_0+topk_50")(rows, generator("none"))["weight"]
+    torch.testing.assert_close(clipped, torch.tensor([0.0, (0.8 + 0.4) / 2]))
+
+
+def test_aggregated_clients_defend_themselves(lenet, digits):
+    four = pick(digits.test, 4)
+    how = dict(batch=4, aggregated=2, defense="dpsgd_.1_0")
+    shared = share_gradient(lenet, four.images, four.labels, **how)
+    each = share_gradient(lenet, four.images, four.labels, batch=2, defense="dpsgd_.1_0")
+    for name in shared.gradients:
+        torch.testing.assert_close(shared.gradients[name][0], each.gradients[name].mean(0))
+
+
+def test_training_changes_the_images_and_masks_the_head(digits):
+    small = digits.__class__(digits.name, digits.train.take(range(32)), digits.test.take(range(20)), digits.classes)
+    plain, mixed, again, masked = (  # one step each; the only epoch is behind all milestones, so its rate is 1e-3
+        train_classifier(small, "convnet4", epochs=1, lr=1.0, defense=name, seed=1)
+        for name in ("", "input_noise_0.3+mixup_1", "input_noise_0.3+mixup_1", "soteria_100")
+    )
+    assert torch.equal(weights(mixed), weights(again)) and mixed.card["curve"] != plain.card["curve"]
+    start = build_classifier("convnet4", channels=1, size=16, seed=1)
+    torch.testing.assert_close(masked.head.weight, start.head.weight, rtol=2e-6, atol=0)  # it decays, and that is all
+    assert (plain.head.weight - start.head.weight).abs().max() > 1e-5
+    others = [name for name in plain.state_dict() if name != "head.weight"]  # with BatchNorm's running averages
+    assert all(torch.equal(plain.state_dict()[name], masked.state_dict()[name]) for name in others)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("prune_70+mixup_1", "put input_noise and mixup first"),
+        ("gaussian_1e-3+dpsgd_1_1", "the first of the gradient defences"),
+        ("dpsgd_1_1+dpsgd_1_1", "the first of the gradient defences"),
+        ("mixup_1+dpsgd_1_1", "depends on two examples"),
+        ("prune_70+", "unknown defense ''"),
+        ("quantize_0", "a whole number from 1 to 16"),
+        ("quantize_2.5", "a whole number from 1 to 16"),
+        ("topk_0", "keep more than 0 %"),
+        ("topk_101", "at most 100 %"),
+        ("soteria_101", "at most 100 %"),
+        ("mixup_0", "mixes nothing"),
+    ],
+)
+def test_combinations_and_numbers_without_a_meaning_are_refused(text, said):
+    with pytest.raises(InputError, match=said):
+        parse_defense(text)
+
+
+def test_defenses_are_refused_where_they_cannot_act(lenet, digits):
+    few = pick(digits.test, 2)
+    rows = {"weight": torch.ones(1, 2)}
+    for name in ("input_noise_1", "mixup_1+prune_70"):
+        with pytest.raises(InputError, match="changes images, not gradients"):
+            parse_defense(name)(rows, generator("none"))
+    with pytest.raises(InputError, match="soteria needs the images"):
+        parse_defense("soteria_80")(rows, generator("none"))
+    with pytest.raises(InputError, match="a single image has nothing to be mixed with"):
+        share_gradient(lenet, few.images, few.labels, defense="mixup_1")
+    for how in (dict(local_epochs=2), dict(local_optimizer="adam")):
+        with pytest.raises(InputError, match="masks the gradient of one step"):
+            share_gradient(lenet, few.images, few.labels, defense="soteria_80", **how)
+    with pytest.raises(InputError, match="one local step of plain SGD"):
+        share_gradient(lenet, few.images, few.labels, defense="dpsgd_1_1", local_optimizer="adam")
+    with pytest.raises(InputError, match="give class probabilities"):
+        share_gradient(lenet, few.images, few.labels, batch=2, defense="mixup_1", loss=F.cross_entropy)
+    with pytest.raises(InputError, match="leave one alone; choose another batch"):
+        train_classifier(digits, epochs=1, batch=1, defense="mixup_1")
+
+
+def test_soteria_refuses_networks_without_a_linear_head(digits):
+    few = pick(digits.test, 1)
+    nn = torch.nn
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.Unflatten(1, (1, 4, 4)))
+    inside = nn.Sequential(hidden, nn.Conv2d(1, 10, 4), nn.Flatten())
+    without = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
+    for net, said in ((inside, "the last one here is inside"), (without, "this one has none")):
+        with pytest.raises(InputError, match=said):
+            share_gradient(net, few.images, few.labels, defense="soteria_80")
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Linear(8, 10))
+    frozen[2].requires_grad_(False)
+    with pytest.raises(InputError, match="2.weight, which is frozen"):
+        share_gradient(frozen, few.images, few.labels, defense="soteria_80")
+    assert parse_defense("soteria_80") == Soteria(80)
+
+
+def test_an_attack_takes_the_soft_labels_of_mixup(lenet, digits):
+    four = pick(digits.test, 4)
+    shared = share_gradient(lenet, four.images, four.labels, batch=2, defense="mixup_1")
+    found = invert(shared, "inverting_gradients", steps=3, restarts=1, seed=0)
+    assert found.images.shape == four.images.shape and len(found.gave_up) == 0
+    assert torch.equal(found.labels, shared.labels)
 
 
 # The search

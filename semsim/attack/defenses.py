@@ -9,11 +9,13 @@ __all__ = []
 import re
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Laplace as LaplaceDistribution
 from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
 
@@ -107,24 +109,267 @@ class DPSGD:
                 ) -> dict: # parameter name -> (*shape)
         "Mean of the clipped gradients, with noise."
         B = len(next(iter(gradients.values())))
-        norms = torch.stack([rows.flatten(1).norm(dim=1) for rows in gradients.values()]).norm(dim=0)
+        norms = torch.stack([rows.reshape(B, -1).norm(dim=1) for rows in gradients.values()]).norm(dim=0)
         factors = (self.clip / norms).clamp(max=1)
         clipped = {name: torch.einsum("b,b...->...", factors, rows) / B for name, rows in gradients.items()}
         return add_noise(clipped, lambda shape: self.noise * self.clip / B * torch.randn(shape, generator=random))
 
-# %% ../../nbs/1_attack/01_defenses.ipynb #e1324753
-DEFENSES = {"prune": Prune, "gaussian": Gaussian, "laplace": Laplace, "dpsgd": DPSGD}
-DEFENSE_EXAMPLES = ["prune_70", "gaussian_1e-3", "laplace_1e-3", "dpsgd_1_0.5"]
+# %% ../../nbs/1_attack/01_defenses.ipynb #6ba90e1b
+@dataclass(frozen=True)
+class TopK:
+    "Keep the largest entries of the whole gradient and set the others to zero."
+    percent: float # of all entries, more than 0 and at most 100; at least one entry is kept
+    per_example = False
 
-def parse_defense(text:str # such as "prune_70" or "dpsgd_1_0.5"; "" for none
+    def __post_init__(self):
+        if not 0 < self.percent <= 100:
+            raise InputError(f"defense 'topk_{self.percent:g}': keep more than 0 % and at most 100 %")
+
+    def __call__(self,
+                 gradients:dict, # parameter name -> (B, *shape)
+                 random:torch.Generator=None, # not used
+                ) -> dict: # parameter name -> (*shape)
+        "Thin the mean gradient out."
+        mean = mean_rows(gradients)
+        entries = torch.cat([gradient.flatten() for gradient in mean.values()])
+        largest = entries.abs().topk(max(1, int(len(entries) * self.percent / 100))).indices
+        kept = torch.zeros_like(entries).index_copy(0, largest, entries[largest])
+        parts = kept.split([gradient.numel() for gradient in mean.values()])
+        return {name: part.view_as(gradient) for part, (name, gradient) in zip(parts, mean.items())}
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #5d79f909
+@dataclass(frozen=True)
+class Quantize:
+    "Round each entry at random to a level below or above, so that the mean stays."
+    bits: float # of a magnitude, 1 to 16; the sign is another bit
+    per_example = False
+
+    def __post_init__(self):
+        if self.bits not in range(1, 17):
+            raise InputError(f"defense 'quantize_{self.bits:g}': give the bits as a whole number from 1 to 16")
+
+    def __call__(self,
+                 gradients:dict, # parameter name -> (B, *shape)
+                 random:torch.Generator, # draws which entries are rounded up
+                ) -> dict: # parameter name -> (*shape)
+        "Quantise the mean gradient."
+        return {name: self.rounded(gradient, random) for name, gradient in mean_rows(gradients).items()}
+
+    def rounded(self,
+                gradient:Tensor, # of one parameter
+                random:torch.Generator,
+               ) -> Tensor: # of multiples of norm / levels
+        "Quantise one parameter's gradient."
+        levels, norm = 2 ** int(self.bits) - 1, gradient.norm()
+        if norm == 0: return gradient
+        places = gradient.abs() / norm * levels
+        up = torch.rand(gradient.shape, generator=random).to(gradient) < places.frac()
+        return norm / levels * gradient.sign() * (places.floor() + up)
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #0f534237
+def last_linear(model:nn.Module, # any network
+                run, # function of images, to what the network returns
+                images:Tensor, # (B,C,H,W) in [0,1]
+               ) -> tuple: # (name of the layer's weight, its input (B,F))
+    "The last linear layer that runs, and the representation that it gets."
+    ran, no_head = [], "soteria needs a network that ends in an nn.Linear with one vector for each image"
+    hooks = [
+        layer.register_forward_hook(lambda *seen: ran.append(seen))
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try: returned = tree_leaves(run(images))
+    finally:
+        for hook in hooks: hook.remove()
+    if not ran: raise InputError(f"{no_head}; this one has none")
+    layer, (features, *_), logits = ran[-1]
+    names = [name for name, one in model.named_parameters() if one is layer.weight]
+    ends = any(isinstance(one, Tensor) and one.shape == logits.shape for one in returned)
+    if features.ndim != 2 or not ends or not names: raise InputError(f"{no_head}; the last one here is inside of it")
+    return names[0], features
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #b472fd6d
+def removal_order(features:Tensor, # (B,F), computed from the images
+                  images:Tensor, # (B,C,H,W) that require a gradient
+                 ) -> Tensor: # (F,) numbers of features, the first to be removed first
+    "The features by their value over the norm of their gradient, largest first."
+    norms, (B, F_) = [], features.shape
+    for some in torch.eye(F_).to(features).split(32): # 32 features at a time, to bound the memory
+        picks = some[:, None].expand(-1, B, -1)
+        slopes, = torch.autograd.grad(features, images, picks, retain_graph=True, is_grads_batched=True)
+        norms.append(slopes.flatten(2).norm(dim=2))
+    ratios = (features.detach().abs() / torch.cat(norms).T).nan_to_num(nan=0, posinf=torch.inf)
+    return ratios.sum(0).argsort(descending=True, stable=True)
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #9a1c3305
+@dataclass(frozen=True, eq=False)
+class Masked:
+    "Set columns of one weight's gradient to zero."
+    weight: str # parameter name
+    columns: Tensor # numbers of its columns
+    per_example = False
+
+    def __call__(self,
+                 gradients:dict, # parameter name -> (B, *shape)
+                 random:torch.Generator=None, # not used
+                ) -> dict: # parameter name -> (*shape)
+        "Mask the mean gradient."
+        mean = mean_rows(gradients)
+        if self.weight not in mean: raise InputError(f"soteria masks {self.weight}, which is frozen: train it, or "
+                                                     "leave soteria out")
+        return mean | {self.weight: mean[self.weight].index_fill(1, self.columns, 0)}
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #512ee156
+@dataclass(frozen=True)
+class Soteria:
+    "Hide the features from which an image is reconstructed best."
+    percent: float # of the features, at most 100
+    per_example = False
+
+    def __post_init__(self):
+        if self.percent > 100: raise InputError(f"defense 'soteria_{self.percent:g}': remove at most 100 %")
+
+    def __call__(self, gradients, random=None):
+        "Refused: gradients alone do not tell what the features are."
+        raise InputError("soteria needs the images: give its name to share_gradient or train_classifier")
+
+    def seen(self,
+             model:nn.Module, # any network
+             run, # function of images, to what the network returns
+             images:Tensor, # (B,C,H,W) in [0,1]
+            ) -> Masked:
+        "The mask for a batch of images."
+        images = images.detach().clone().requires_grad_()
+        with torch.enable_grad(): weight, features = last_linear(model, run, images)
+        order = removal_order(features, images)
+        return Masked(weight, order[:int(len(order) * self.percent / 100)])
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #d589c3d9
+@dataclass(frozen=True)
+class ImageDefense:
+    "A defence that changes the images, and so has nothing to do with a gradient."
+    scale: float # its strength
+    per_example = False
+
+    def __call__(self, gradients, random=None):
+        "Refused: a gradient holds no images."
+        raise InputError(f"{type(self).__name__} changes images, not gradients: give its name to share_gradient or "
+                         "train_classifier")
+
+@dataclass(frozen=True)
+class InputNoise(ImageDefense):
+    "Add Gaussian noise of standard deviation `scale` to the images."
+    def change(self,
+               images:Tensor, # (B,C,H,W) in [0,1]
+               targets:Tensor, # of any loss
+               classes:int, # not used
+               random:torch.Generator, # draws the noise
+              ) -> tuple: # (images in [0,1], the same targets)
+        "Noisy images."
+        noise = torch.randn(images.shape, generator=random).to(images)
+        return (images + self.scale * noise).clamp(0, 1), targets
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #b72ba9b2
+@dataclass(frozen=True)
+class Mixup(ImageDefense):
+    "Mix each image and its target with another of the batch; `scale` is alpha."
+    def __post_init__(self):
+        if self.scale == 0: raise InputError("defense 'mixup_0' mixes nothing: give alpha more than 0, such as mixup_1")
+
+    def change(self,
+               images:Tensor, # (B,C,H,W) in [0,1], two at least
+               targets:Tensor, # (B,) class numbers, or numbers that can be mixed (B,...)
+               classes:int, # K; None if unknown
+               random:torch.Generator, # draws the pairs and their shares
+              ) -> tuple: # (images, targets (B,K) or (B,...))
+        "Mixed images and targets."
+        if len(images) < 2:
+            raise InputError("mixup: a single image has nothing to be mixed with; give two or more images a batch")
+        if not targets.is_floating_point():
+            if classes is None: raise InputError("mixup needs targets that can be mixed: give class probabilities")
+            targets = F.one_hot(targets, classes).movedim(-1, 1).to(images)
+        order = torch.randperm(len(images), generator=random).to(images.device)
+        other = torch.empty_like(order).index_copy(0, order, order.roll(1))
+        seed = torch.randint(2**31, (), generator=random).item() # torch draws no Beta numbers from a generator
+        share = np.random.default_rng(seed).beta(self.scale, self.scale)
+        return tuple(share * one + (1 - share) * one[other] for one in (images, targets))
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #0d8bd0bd
+@dataclass(frozen=True)
+class Joined:
+    "Several defences, one after the other."
+    parts: tuple # defences, in their order
+
+    def __post_init__(self):
+        kinds = [isinstance(part, ImageDefense) for part in self.parts]
+        if kinds != sorted(kinds, reverse=True):
+            raise InputError("images change before there is a gradient: put input_noise and mixup first")
+        if any(part.per_example for part in self.parts[sum(kinds) + 1:]):
+            raise InputError("dpsgd clips each example's gradient, so it is the first of the gradient defences: put it "
+                             "before the others")
+        if self.per_example and any(isinstance(part, Mixup) for part in self.parts):
+            raise InputError("after mixup a gradient depends on two examples, so dpsgd would not limit the "
+                             "contribution of one: leave one of them out")
+
+    @property
+    def per_example(self): return any(part.per_example for part in self.parts)
+
+    def __call__(self,
+                 gradients:dict, # parameter name -> (B, *shape)
+                 random:torch.Generator=None, # draws what the defences draw, in their order
+                ) -> dict: # parameter name -> (*shape)
+        "Apply all to the gradients of the examples."
+        for part in self.parts:
+            gradients = {name: gradient[None] for name, gradient in part(gradients, random).items()}
+        return mean_rows(gradients)
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #e1324753
+DEFENSES = {
+    "prune": Prune, "gaussian": Gaussian, "laplace": Laplace, "dpsgd": DPSGD, "topk": TopK, "quantize": Quantize,
+    "soteria": Soteria, "input_noise": InputNoise, "mixup": Mixup,
+}
+DEFENSE_EXAMPLES = ["prune_70", "gaussian_1e-3", "laplace_1e-3", "dpsgd_1_0.5", "topk_1", "quantize_8", "soteria_80",
+                    "input_noise_0.1", "mixup_1"]
+
+def parse_defense(text:str # such as "prune_70", "dpsgd_1_0.5" or "topk_10+gaussian_1e-3"; "" for none
                  ): # a defence, or None
-    "Read a gradient defence by its name."
+    "Read a defence by its name, or several by their names."
     if not text: return None
-    kind, *numbers = text.split("_")
-    readable = all(re.fullmatch(r"(\d+\.?\d*|\.\d+)(e-?\d+)?", number, re.ASCII) for number in numbers)
-    if not readable or kind not in DEFENSES or len(numbers) != len(fields(DEFENSES[kind])):
-        check_name("defense", text, DEFENSE_EXAMPLES)
-    return DEFENSES[kind](*map(float, numbers))
+    parts, number = [], r"_(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
+    for name in text.split("+"):
+        readable = re.fullmatch(f"({'|'.join(map(re.escape, DEFENSES))})((?:{number})*)", name, re.ASCII)
+        numbers = readable[2].split("_")[1:] if readable else []
+        if not readable or len(numbers) != len(fields(DEFENSES[readable[1]])):
+            check_name("defense", name, DEFENSE_EXAMPLES)
+        parts.append(DEFENSES[readable[1]](*map(float, numbers)))
+    return parts[0] if len(parts) == 1 else Joined(tuple(parts))
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #6fded7ed
+def parts_of(defense # from `parse_defense`
+            ) -> list:
+    "The single defences."
+    return list(defense.parts) if isinstance(defense, Joined) else [defense] if defense else []
+
+def defended_images(defense, # from `parse_defense`
+                    images:Tensor, # (B,C,H,W) in [0,1]: one client's, or one batch
+                    targets:Tensor, # of the loss
+                    classes:int, # of the network; None if unknown
+                    random:torch.Generator, # draws the noise and the pairs
+                   ) -> tuple: # (images, targets)
+    "Apply the defences that change images."
+    for part in parts_of(defense):
+        if isinstance(part, ImageDefense): images, targets = part.change(images, targets, classes, random)
+    return images, targets
+
+def on_gradients(defense, # from `parse_defense`
+                 model:nn.Module, # any network
+                 run, # function of images, to what the network returns
+                 images:Tensor, # (B,C,H,W) as the network gets them
+                ): # a defence, or None
+    "The defences that change the gradient of these images."
+    parts = [part.seen(model, run, images) if isinstance(part, Soteria) else part
+             for part in parts_of(defense) if not isinstance(part, ImageDefense)]
+    return Joined(tuple(parts)) if len(parts) > 1 else parts[0] if parts else None
 
 # %% ../../nbs/1_attack/01_defenses.ipynb #b2a4b750
 def example_gradients(model, # a classifier
@@ -147,6 +392,13 @@ def _refuse_batchnorm(model): # a classifier
         )
 
 # %% ../../nbs/1_attack/01_defenses.ipynb #75611e72
+def run_without_trace(model, # a classifier in train mode
+                      images:Tensor, # (B,C,H,W) in [0,1]
+                     ) -> Tensor: # (B,K) logits
+    "The logits, without moving the running averages of BatchNorm."
+    return functional_call(model, {name: buffer.clone() for name, buffer in model.named_buffers()}, (images,))
+
+# %% ../../nbs/1_attack/01_defenses.ipynb #8826057f
 def batch_gradient(model, # a classifier in train mode
                    images:Tensor, # (B,C,H,W) in [0,1]
                    labels:Tensor, # (B,) class numbers
@@ -156,6 +408,9 @@ def batch_gradient(model, # a classifier in train mode
                    loss_scale:float=1.0, # factor of the cross-entropy in the gradient
                   ) -> tuple: # (mean cross-entropy, parameter name -> Tensor)
     "The loss of a batch and its defended gradient."
+    if defense:
+        images, labels = defended_images(defense, images, labels, model.card["classes"], random)
+        defense = on_gradients(defense, model, lambda seen: run_without_trace(model, seen), images)
     if defense and defense.per_example:
         _refuse_batchnorm(model)
         rows, losses = example_gradients(model, images, labels)

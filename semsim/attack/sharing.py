@@ -7,8 +7,9 @@ __all__ = ['SharedGradient', 'share_gradient', 'receive']
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #2b743f16
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..core.errors import InputError, check_name
 from ..core.seeds import generator, seeded
 from ..core.files import check_images, load_tensors
 from ..core.classifiers import Classifier, check_fits
-from .defenses import parse_defense
+from .defenses import Soteria, defended_images, on_gradients, parse_defense, parts_of
 from semsim.attack.client import (
     Client, as_targets, batch_statistics, batchnorm_layers, gradient_of, local_steps, running_statistics,
 )
@@ -120,16 +121,28 @@ def check_request(client, images, reveal, batch, defender):
     if batch % client.aggregated:
         raise InputError(f"{batch} images do not make whole batches for {client.aggregated} aggregated clients")
     each = batch // client.aggregated
-    if defender and defender.per_example and (local_steps(client, each) > 1 or client.mode == "train"):
-        raise InputError(
-            "DP-SGD at sharing needs each example's gradient: take one local step and mode='eval', or defend in "
-            "training"
-        )
+    check_defense(client, each, defender)
     if "statistics" in reveal and not batchnorm_layers(client.model):
         raise InputError("the model has no BatchNorm, so there are no statistics to reveal")
     if client.mode == "train": check_batchnorm(client, images[:client.local_batch or each])
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #e1f5173d
+def check_defense(client:Client,
+                  images:int, # of one client
+                  defender, # from `parse_defense`, or None
+                 ):
+    "Refuse a defence of one gradient where a client sends something else."
+    plain = client.local_optimizer == "sgd" and not client.local_weight_decay and local_steps(client, images) == 1
+    if defender and defender.per_example and (not plain or client.mode == "train"):
+        raise InputError(
+            "DP-SGD at sharing needs each example's gradient: take one local step of plain SGD and mode='eval', or "
+            "defend in training"
+        )
+    if not plain and any(isinstance(part, Soteria) for part in parts_of(defender)):
+        raise InputError("soteria at sharing masks the gradient of one step: take one local step of plain SGD, or "
+                         "defend in training")
+
+# %% ../../nbs/1_attack/04_sharing.ipynb #9fc66626
 def check_batchnorm(client:Client, # in train mode
                     images:Tensor, # (B,C,H,W): one client's
                    ):
@@ -162,13 +175,38 @@ def dropping(client:Client, # in train mode: dropout acts inside the block
         with seeded(*seed): yield
     finally: client.model.eval()
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #5239790e
+def defended_inputs(client:Client,
+                    defender, # from `parse_defense`, or None
+                    images:Tensor, # (B,C,H,W): one client's, or those of all aggregated clients
+                    targets:Tensor, # (B,...)
+                    *seed, # of the noise and of the pairs that are mixed
+                   ) -> tuple: # (images, targets)
+    "The images and targets that a client computes with."
+    size, random = len(images) // client.aggregated, generator("images", *seed)
+    classes = None if callable(client.loss) else client.classes
+    own = zip(images.split(size), targets.split(size))
+    return tuple(map(torch.cat, zip(*(defended_images(defender, *pair, classes, random) for pair in own))))
+
+def alone(client:Client) -> Client: # a copy
+    "One of several aggregated clients."
+    other = copy(client)
+    object.__setattr__(other, "aggregated", 1)
+    return other
+
+# %% ../../nbs/1_attack/04_sharing.ipynb #441ff165
 def defended_gradient(client:Client,
                       defender, # from `parse_defense`, or None
                       images:Tensor, # (B,C,H,W): one client's
                       labels:Tensor, # (B,)
                       *seed, # of the order of the images, of dropout and of the defence's noise
                      ) -> dict: # parameter name -> Tensor
-    "What one client shares; DP-SGD gets one gradient for each example."
+    "What one client shares of images as `defended_inputs` gives them; DP-SGD gets one gradient for each example."
+    if defender and client.aggregated > 1:
+        pairs = zip(*(all_of_them.split(len(images) // client.aggregated) for all_of_them in (images, labels)))
+        sent = [defended_gradient(alone(client), defender, *pair, *seed, n) for n, pair in enumerate(pairs)]
+        return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
+    defender = on_gradients(defender, client.model, partial(client.outputs, {}), images)
     order = generator("order", *seed) if client.local_shuffle else None
     groups = zip(images.split(1), labels.split(1)) if defender and defender.per_example else [(images, labels)]
     with dropping(client, "dropout", *seed):
@@ -183,7 +221,7 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
                    labels, # (N B,) class numbers, or another loss's targets (N B, ...)
                    reveal=("labels",), # what else the attacker sees: names in `REVEALABLE`, or ()
                    batch:int=1, # B, images a client
-                   defense:str="", # at sharing: "prune_70", "gaussian_1e-3", "dpsgd_1_0.5", ...; "" for none
+                   defense:str="", # at sharing: "prune_70", "dpsgd_1_0.5", "mixup_1+topk_1", ...; "" for none
                    seed:int=0, # of the defence's noise, of dropout and of the order of local steps
                    **how, # see `Client`: mean, std, mode, loss, loss_scale, local_epochs, local_batch, ...
                   ) -> SharedGradient: # no image inside
@@ -194,13 +232,15 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
     targets = as_targets(labels, client.loss, client.outputs_shape, len(images))
     check_request(client, images, reveal, batch, defender)
     images = images.to(next(client.model.parameters()).dtype)
-    rows, statistics = [], []
+    rows, statistics, seen = [], [], []
     for number, (own, own_targets) in enumerate(zip(images.split(batch), targets.split(batch))):
+        own, own_targets = defended_inputs(client, defender, own, own_targets, seed, number)
+        seen.append(own_targets)
         rows.append(defended_gradient(client, defender, own, own_targets, seed, number))
         if "statistics" in reveal: statistics.append(batch_statistics(client, own))
     gradients = {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]}
     images_each = batch if {"labels", "batch_size"} & set(reveal) else None # labels can be counted
-    seen_labels = targets.clone() if "labels" in reveal else None
+    seen_labels = torch.cat(seen) if "labels" in reveal else None
     layers = [torch.stack(layer).detach() for layer in zip(*statistics)] or None
     card = settings_of(client) | dict(defense=defense, reveal=sorted(reveal))
     return SharedGradient(client, gradients, images_each, seen_labels, layers, card)

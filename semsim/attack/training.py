@@ -17,7 +17,7 @@ from semsim.core.classifiers import (
     Classifier, build_classifier, check_finite, load_hashed, predict, save_hashed, versions,
 )
 from .transforms import AUGMENTATIONS, parse_policy, training_input
-from .defenses import DEFENSES, batch_gradient, parse_defense
+from .defenses import DEFENSES, Mixup, batch_gradient, parse_defense, parts_of
 
 # %% ../../nbs/1_attack/02_training.ipynb #ca4e6e6e
 def milestones(length:int # number of epochs or steps
@@ -138,6 +138,14 @@ def train_epochs(model:Classifier, # changed in place
     return curve
 
 # %% ../../nbs/1_attack/02_training.ipynb #7f0ab001
+def check_batches(images:int, # of the training split
+                  batch:int, # images a step
+                 ):
+    "Refuse Mixup if the last batch of an epoch, or every batch, holds a single image."
+    if batch == 1 or images % batch == 1:
+        raise InputError(f"mixup: a single image has nothing to be mixed with, and {images} images in batches of "
+                         f"{batch} leave one alone; choose another batch")
+
 def untrained_classifier(data:Dataset, # what it will be trained on
                          init:str, # initial weights, see `build_classifier`
                          device:str, # "cpu", "cuda" or "auto"
@@ -146,7 +154,8 @@ def untrained_classifier(data:Dataset, # what it will be trained on
     "Check the options and build the network on its device."
     check_name("augmentation", options["augment"], AUGMENTATIONS)
     if options["policy"]: parse_policy(options["policy"])
-    parse_defense(options["defense"])
+    if any(isinstance(part, Mixup) for part in parts_of(parse_defense(options["defense"]))):
+        check_batches(len(data.train), options["batch"])
     place = training_device(device)
     layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
     mean, std = channel_statistics(data.train)
@@ -198,7 +207,7 @@ def variant_options(name:str # e.g. "crop", "policy_3-1-7" or "prune_70"
     "The options of a training variant."
     if name in AUGMENTATIONS: return {"augment": name}
     if name.startswith("policy_") and parse_policy(name[7:]): return {"augment": "crop", "policy": name[7:]}
-    if name.partition("_")[0] in DEFENSES and parse_defense(name): return {"augment": "crop", "defense": name}
+    if name.startswith(tuple(DEFENSES)) and parse_defense(name): return {"augment": "crop", "defense": name}
     check_name("training variant", name, VARIANTS)
 
 # %% ../../nbs/1_attack/02_training.ipynb #d7f437c1
