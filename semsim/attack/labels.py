@@ -6,7 +6,7 @@
 __all__ = ['infer_labels', 'label_accuracy']
 
 # %% ../../nbs/1_attack/05_labels.ipynb #96201bff
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Head:
     weight: str
     bias: str
 
+# %% ../../nbs/1_attack/05_labels.ipynb #8465e6aa
 def head_of(client:Client) -> Head:
     "Find the linear layer whose outputs are the network's logits."
     if client.outputs_shape is None or len(client.outputs_shape) != 1:
@@ -96,6 +97,7 @@ def dummy_images(client:Client,
     batches = proxies.split(size)
     return batches if len(batches[-1]) == size or len(batches) == 1 else batches[:-1]
 
+# %% ../../nbs/1_attack/05_labels.ipynb #62bee696
 @torch.no_grad()
 def expected(client:Client,
              head:Head,
@@ -175,6 +177,14 @@ def doubt(counts:Tensor) -> float: # 0 = all are whole numbers; 0.25 for random 
     "Mean distance of counts from non-negative whole numbers."
     return (counts - counts.round().clamp(min=0)).abs().mean().item()
 
+def all_counts(clue:Clue, images:int, smoothing:float) -> dict: # name -> (K,)
+    "The label counts by each estimate of the mean prediction."
+    counts = {}
+    for name, (mean, entries) in estimates(clue, images).items():
+        counts[name] = images * (mean - entries - smoothing / len(mean)) / (1 - smoothing)
+    return counts
+
+# %% ../../nbs/1_attack/05_labels.ipynb #f8c1f73d
 def counts_of(clue:Clue,
               images:int, # B
               rule:str, # one of `RULES`
@@ -187,11 +197,9 @@ def counts_of(clue:Clue,
         impact = -rows.clamp(max=0).sum() * (1 + 1 / len(rows)) / images
         return -rows / impact.clamp(min=1e-30)
     if rule == "bias": return -clue.bias * images / (1 - smoothing)
-    found = estimates(clue, images)
-    if rule == "infer" and spread_of(clue) > TRAINED: return -found["own"][1] * images / (1 - smoothing)
-    counts = {}
-    for name, (mean, entries) in found.items():
-        counts[name] = images * (mean - entries - smoothing / len(mean)) / (1 - smoothing)
+    if rule == "infer" and spread_of(clue) > TRAINED:
+        return -bias_from(clue, own_feature(clue)) * images / (1 - smoothing)
+    counts = all_counts(clue, images, smoothing)
     return counts["noise"] if rule == "bias_corrected" else min(counts.values(), key=doubt)
 
 # %% ../../nbs/1_attack/05_labels.ipynb #9dd1b064
@@ -216,9 +224,11 @@ def check_readable(shared:SharedGradient, rule:str):
         raise InputError("Adam sends directions of unit size, so the labels of several images cannot be counted; "
                          f"{OTHERWISE}")
 
-def check_head(head:Head, # None for the parts that did not come
-               rule:str):
+# %% ../../nbs/1_attack/05_labels.ipynb #9dd459f4
+def check_head(shared:SharedGradient, rule:str) -> Head: # None for the parts that did not come
     "Refuse a rule whose gradient is missing."
+    head = head_of(shared.client)
+    head = Head(head.name, *(name if name in shared.gradients else None for name in (head.weight, head.bias)))
     if not head.weight and not head.bias:
         raise InputError(f"the gradient of the last layer, {head.name or 'the network itself'}, was not shared; "
                          f"{OTHERWISE}")
@@ -227,6 +237,7 @@ def check_head(head:Head, # None for the parts that did not come
                          "use rule='infer'")
     if rule == "rows" and not head.weight:
         raise InputError(f"no gradient of the weight of the last layer came ({head.name}); use rule='infer'")
+    return head
 
 # %% ../../nbs/1_attack/05_labels.ipynb #8820fc7b
 def step_images(shared:SharedGradient) -> int: # 1 or more
@@ -248,6 +259,13 @@ def clue_of(shared:SharedGradient, row:int, head:Head, dummies) -> Clue:
     known = dummies if isinstance(dummies[0], Tensor) and dummies[0].ndim == 1 else None
     return Clue(weight, bias, layers, *(known or expected(client, head, states, dummies)))
 
+def dummies_of(shared:SharedGradient, head:Head, proxies:Tensor=None) -> tuple: # as `clue_of` takes them
+    "Batches of dummy images, or after one step their expectation, which is the same for all clients."
+    client = shared.client
+    batches = dummy_images(client, step_images(shared), proxies)
+    several = local_steps(client, max(1, shared.images_each // client.aggregated)) > 1
+    return batches if several else expected(client, head, [{}], batches)
+
 # %% ../../nbs/1_attack/05_labels.ipynb #41a3e1f2
 def infer_labels(shared:SharedGradient, # with the batch size revealed
                  rule:str="infer", # "infer" chooses; "bias", "bias_corrected", "rows"
@@ -255,15 +273,11 @@ def infer_labels(shared:SharedGradient, # with the batch size revealed
                 ) -> Tensor: # (N B,) class numbers, ascending within a client
     "Infer the labels from the gradient of the last layer."
     check_readable(shared, rule)
-    client, head = shared.client, head_of(shared.client)
-    head = Head(head.name, *(name if name in shared.gradients else None for name in (head.weight, head.bias)))
-    check_head(head, rule)
-    dummies = dummy_images(client, step_images(shared), proxies)
-    if local_steps(client, max(1, shared.images_each // client.aggregated)) == 1: # the same for all clients
-        dummies = expected(client, head, [{}], dummies)
-    found = []
+    if rule == "infer" and (shared.card.get("defense") or "").startswith("dpsgd"): rule = "rows" # of unknown length
+    head = check_head(shared, rule)
+    dummies, smoothing, found = dummies_of(shared, head, proxies), smoothing_of(shared.client), []
     for row in range(len(shared)):
-        counts = counts_of(clue_of(shared, row, head, dummies), shared.images_each, rule, smoothing_of(client))
+        counts = counts_of(clue_of(shared, row, head, dummies), shared.images_each, rule, smoothing)
         found.append(labels_from(counts, shared.images_each))
     return torch.cat(found)
 
@@ -279,3 +293,24 @@ def label_accuracy(inferred:Tensor, # (N B,) class numbers
         common = torch.minimum(found.bincount(minlength=classes), true.bincount(minlength=classes))
         right += common.sum().item()
     return right / len(labels)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #f95a62d0
+def clients_behind(shared:SharedGradient, # each row a sum over clients with `images_each` images each
+                   most:int=20, # clients to consider
+                  ) -> Tensor: # (N,) clients behind each sum
+    "The number of clients that makes the label counts most nearly whole numbers."
+    check_readable(shared, "infer")
+    head, images, found = check_head(shared, "infer"), shared.images_each, []
+    if not head.bias or not head.weight:
+        raise InputError("the number of clients is found from the gradient of a last layer with weight and bias, and "
+                         "not both came; ask the server for it")
+    dummies, smoothing = dummies_of(shared, head), smoothing_of(shared.client)
+    for row in range(len(shared)):
+        clue = clue_of(shared, row, head, dummies)
+        doubts = []
+        for number in range(1, most + 1):
+            mean = replace(clue, weight=clue.weight / number, bias=clue.bias / number)
+            counts = all_counts(mean, images * number, smoothing)
+            doubts.append(min(map(doubt, counts.values())))
+        found.append(1 + min(range(most), key=doubts.__getitem__))
+    return torch.tensor(found)
