@@ -32,7 +32,7 @@ from semsim.metrics.scoring import score
 from semsim.core.classifiers import build_classifier
 from semsim.attack.policy_search import aligned_psnr
 from semsim.attack.sharing import share_gradient
-from semsim.attack.labels import infer_labels, label_accuracy
+from semsim.attack.labels import RULES, infer_labels, label_accuracy
 from semsim.core.tasks import workers
 from semsim.attack.training import train_classifier
 
@@ -63,6 +63,7 @@ class Budget:
     few: int = 16  # photographs attacked in each network, and in each defended LeNet
     epochs: int = 40  # of LeNet's training
     few_epochs: int = 20  # of a defended LeNet's
+    labelled: int = 600  # photographs whose labels are inferred
     deep: int = 16  # photographs attacked in ResNet20
     deep_steps: int = 600  # of Inverting Gradients on ResNet20; half as many where its prior is chosen
     deep_epochs: int = 8  # of its training
@@ -80,6 +81,7 @@ SMALL = Budget(
     few=4,
     epochs=1,
     few_epochs=1,
+    labelled=60,
     deep=2,
     deep_steps=3,
     deep_epochs=1,
@@ -152,25 +154,43 @@ def chosen_prior(table):
     return {name: means[name].idxmax() for name in NETWORKS}
 
 
-def labels_of(folder, budget, arch, training):
-    "Labels read off gradients: the share that is right."
+def labels_of(folder, budget, arch, training, mode):
+    """Labels read off gradients: the share that is right, with an interval from clients drawn again."""
     test = load_dataset(folder).test
-    count = budget.images - budget.images % 8
-    chosen = test.take(
-        torch.randperm(len(test), generator=generator("labels"))[:count].tolist()
-    )  # so that batches repeat classes
+    drawn = torch.randint(len(test), (budget.labelled,), generator=generator("labels")).tolist()
+    chosen = test.take(drawn)  # with repetition, so that batches repeat classes
     model = trained(folder, arch, budget.few_epochs) if training == "trained" else build_classifier(arch)
     rows = []
-    for batch in (1, 2, 4, 8):
-        shared = share_gradient(model, chosen.images, chosen.labels, reveal=["batch_size"], batch=batch)
-        for rule in ("bias", "rows"):
-            right = label_accuracy(infer_labels(shared, rule), chosen.labels, batch)
-            rows.append(dict(arch=arch, training=training, batch=batch, rule=rule, n=len(chosen), right=right))
+    for batch in (1, 8, 30):
+        whole = len(drawn) // batch * batch
+        images, labels = chosen.images[:whole], chosen.labels[:whole]
+        shared = share_gradient(model, images, labels, reveal=["batch_size"], batch=batch, mode=mode)
+        for rule in RULES:
+            inferred = infer_labels(shared, rule)
+            right = [label_accuracy(*pair, batch) for pair in zip(inferred.split(batch), labels.split(batch))]
+            low, high = interval_of(torch.tensor(right))
+            row = dict(arch=arch, training=training, mode=mode, batch=batch, rule=rule, n=whole)
+            rows.append(row | dict(right=sum(right) / len(right), low=low, high=high))
     return rows
 
 
+def interval_of(shares, draws=2000):
+    """95 % of the mean over clients: the bootstrap, or Wilson's interval where each share is 0 or 1, as the bootstrap
+    of a hundred equal shares has no width."""
+    count, mean = len(shares), shares.mean().item()
+    if shares.unique().numel() > 1 and (shares % 1 != 0).any():
+        drawn = torch.randint(count, (draws, count), generator=generator("clients drawn again"))
+        return shares[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    z = 1.96
+    middle = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
+    width = z / (1 + z**2 / count) * (mean * (1 - mean) / count + z**2 / (4 * count**2)) ** 0.5
+    return max(0.0, middle - width), min(1.0, middle + width)
+
+
 def labels_tasks(budget):
-    return [("lenet", "untrained"), ("convnet16", "untrained"), ("resnet20", "untrained"), ("lenet", "trained")]
+    untrained = [("lenet", "eval"), ("convnet8", "eval"), ("resnet20-0.5", "eval"), ("convnet8", "train")]
+    untrained += [("resnet20-0.5", "train")]
+    return [(arch, "untrained", mode) for arch, mode in untrained] + [("lenet", "trained", "eval")]
 
 
 def published_dlg(model, shared, seed, steps):

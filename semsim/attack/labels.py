@@ -6,55 +6,279 @@
 __all__ = ['infer_labels', 'label_accuracy']
 
 # %% ../../nbs/1_attack/05_labels.ipynb #96201bff
+from dataclasses import dataclass, replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import InputError, check_name
-from .client import probed
+from ..core.files import check_images
+from ..core.seeds import generator
+from .client import CLASSIFYING, Client, local_steps, parameters_of
 from .sharing import SharedGradient
 
-# %% ../../nbs/1_attack/05_labels.ipynb #99587015
-def head_of(client) -> str: # such as "head.weight"
-    "The weight of the last linear layer that runs."
-    ran = []
-    layers = {module: name for name, module in client.model.named_modules() if isinstance(module, torch.nn.Linear)}
-    hooks = [one.register_forward_hook(lambda one, *_: ran.append(layers[one])) for one in layers]
-    try: probed(client)
-    finally:
-        for hook in hooks: hook.remove()
-    if not ran: raise InputError("the model has no linear layer, from whose gradient labels and features are read")
-    return f"{ran[-1]}.weight"
-
-# %% ../../nbs/1_attack/05_labels.ipynb #758dcfa3
-def infer_batch(gradient:dict, images:int, rule:str, loss_scale:float) -> Tensor: # (B,), ascending
-    "The labels of one client."
-    if rule == "bias":
-        entries = gradient["head.bias"].clone()
-        step = loss_scale / images
-    else:
-        entries = gradient["head.weight"].sum(1)
-        step = -entries.clamp(max=0).sum() * (1 + 1 / len(entries)) / images
-    found = []
+# %% ../../nbs/1_attack/05_labels.ipynb #8bb491f8
+def labels_from(counts:Tensor, # (K,) estimated; any common offset
+                images:int, # B
+               ) -> Tensor: # (B,) class numbers, ascending
+    "Give out the labels one by one, each to the class that lacks most."
+    left, found = counts.clone(), []
     for _ in range(images):
-        label = entries.argmin().item()
-        found.append(label)
-        entries[label] += step
+        found.append(left.argmax().item())
+        left[found[-1]] -= 1
     return torch.tensor(sorted(found))
 
-# %% ../../nbs/1_attack/05_labels.ipynb #41a3e1f2
-def infer_labels(shared:SharedGradient, # with the batch size revealed
-                 rule:str="bias", # "bias" (exact for one image) or "rows"
-                ) -> Tensor: # (N B,) class numbers, ascending within a client
-    "Infer the labels from the gradient of the last layer."
-    check_name("label rule", rule, ["bias", "rows"])
+# %% ../../nbs/1_attack/05_labels.ipynb #9ac01a80
+OTHERWISE = "reveal the labels, or attack with labels='search'"
+
+@dataclass(frozen=True)
+class Head:
+    "The last layer of a network, by the names of its parameters; None for one whose gradient tells nothing."
+    name: str # of the layer
+    weight: str
+    bias: str
+
+# %% ../../nbs/1_attack/05_labels.ipynb #8465e6aa
+def head_of(client:Client) -> Head:
+    "Find the linear layer whose outputs are the network's logits."
+    if client.outputs_shape is None or len(client.outputs_shape) != 1:
+        raise InputError(f"the network's outputs for an image are {client.outputs_shape}, not (classes,): its labels "
+                         f"cannot be read off the last layer; {OTHERWISE}")
+    seen = []
+    linear = [(name, layer) for name, layer in client.model.named_modules() if isinstance(layer, nn.Linear)]
+    hooks = [one.register_forward_hook(lambda _, given, got, name=name: seen.append((name, got)))
+             for name, one in linear]
+    try: logits = client.outputs({}, torch.full((2, *client.shape), .5).to(next(client.model.parameters())))
+    finally:
+        for hook in hooks: hook.remove()
+    name = seen[-1][0] if seen else ""
+    if not seen or seen[-1][1].shape != logits.shape or not torch.allclose(seen[-1][1], logits):
+        raise InputError("labels are read off a last linear layer whose outputs are the logits, and this network ends "
+                         f"otherwise; {OTHERWISE}")
+    if [one for one, _ in seen].count(name) > 1:
+        raise InputError(f"the layer {name} is used twice, so its gradient mixes two places; {OTHERWISE}")
+    shared = {*client.tied, *client.tied.values()} # a weight that another layer uses too
+    names = [f"{name}.{part}".lstrip(".") for part in ("weight", "bias")]
+    return Head(name, *(one if one in client.names and one not in shared else None for one in names))
+
+# %% ../../nbs/1_attack/05_labels.ipynb #93428c97
+def undone(sent:Tensor, # what a client sent of one parameter
+           before:Tensor, # the parameter that the server sent out
+           client:Client,
+           steps:int, # of local training
+          ) -> Tensor: # the mean gradient of the unscaled loss
+    "Undo momentum, weight decay and the scale of the loss."
+    memory, once = client.local_momentum * (client.local_optimizer == "sgd"), 0.0
+    total = 0.0
+    for _ in range(steps):
+        once = 1 + memory * once
+        total += once / steps
+    middle = before - client.local_lr * steps * sent / 2 if steps > 1 else before
+    return (sent / total - client.local_weight_decay * middle) / client.loss_scale
+
+def smoothing_of(client:Client) -> float: # in [0,1)
+    "How much of each label the loss spreads over all classes."
+    kind, _, amount = client.loss.rpartition("_")
+    return float(amount) if kind == "label_smoothing" else 0.0
+
+# %% ../../nbs/1_attack/05_labels.ipynb #1f2ce186
+def dummy_images(client:Client,
+                 size:int, # images of a local step
+                 proxies:Tensor=None, # (n,C,H,W) in [0,1]; None: noise
+                ) -> tuple: # of batches
+    "What an attacker without data passes through the network."
+    if proxies is None:
+        random, count = generator("images for label inference"), size * max(1, 32 // size)
+        uniform = torch.rand(count, *client.shape, generator=random)
+        normal = (.5 + .25 * torch.randn(count, *client.shape, generator=random)).clamp(0, 1)
+        return uniform.split(size) + normal.split(size)
+    if check_images(proxies, "proxies", channels=None).shape[1:] != client.shape:
+        raise InputError(f"proxies are {tuple(proxies.shape[1:])}, but the client's images are {client.shape}")
+    batches = proxies.split(size)
+    return batches if len(batches[-1]) == size or len(batches) == 1 else batches[:-1]
+
+# %% ../../nbs/1_attack/05_labels.ipynb #62bee696
+@torch.no_grad()
+def expected(client:Client,
+             head:Head,
+             states:list, # dictionaries of parameters
+             batches, # of images
+            ) -> tuple: # (mean prediction (K,), mean feature (F,))
+    "What the network predicts for dummy images, and the features before its head."
+    features, predictions = [], []
+    layer = client.model.get_submodule(head.name)
+    hook = layer.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    try:
+        for state in states:
+            for images in batches:
+                predictions.append(client.outputs(state, images.to(next(client.model.parameters()))).softmax(1))
+    finally: hook.remove()
+    return torch.cat(predictions).mean(0), torch.cat(features).mean(0)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #9167d595
+@dataclass(frozen=True)
+class Clue:
+    "What the gradient of one client tells about its labels."
+    weight: Tensor # (K,F) gradient of the head's weight, or None
+    bias: Tensor # (K,) gradient of its bias, or None
+    layers: list # of (weight, bias or None) of the head: where the client started and ended
+    prediction: Tensor # (K,) of the dummy images
+    feature: Tensor # (F,) of the dummy images
+
+def prediction_of(clue:Clue,
+                  features:Tensor, # (...,F)
+                 ) -> Tensor: # (...,K)
+    "The head's probabilities for given features, a mean over the way."
+    found = [nn.functional.linear(features, *layer).softmax(-1) for layer in clue.layers]
+    return torch.stack(found).mean(0)
+
+def own_feature(clue:Clue) -> Tensor: # (F,)
+    "The client's mean feature, from the rows of classes with negative entries."
+    entries = clue.weight.sum(1) if clue.bias is None else clue.bias
+    if not (entries < 0).any(): return clue.feature
+    rows = clue.weight[entries < 0].sum(0)
+    if clue.bias is not None: return rows / entries[entries < 0].sum()
+    direction = nn.functional.normalize(-rows, dim=0)
+    return direction * (clue.feature @ direction)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #07b99702
+def bias_from(clue:Clue,
+              feature:Tensor, # (...,F) mean feature
+             ) -> Tensor: # (...,K)
+    "The gradient of the bias, estimated from that of the weight if the layer has none."
+    if clue.bias is not None: return clue.bias
+    return feature @ clue.weight.T / feature.square().sum(-1, keepdim=True).clamp(min=1e-12)
+
+def estimates(clue:Clue, images:int) -> dict: # name -> (mean prediction (K,), gradient of the bias (K,))
+    "All estimates of the mean prediction, each with the entries that it corrects."
+    found = {"noise": (clue.prediction, bias_from(clue, clue.feature))}
+    if clue.weight is None: return found
+    own = own_feature(clue)
+    found["own"] = prediction_of(clue, own), bias_from(clue, own)
+    if clue.bias is None:
+        longer = torch.logspace(-.7, .7, 200).to(own)[:, None] * own
+        predictions, entries = prediction_of(clue, longer), bias_from(clue, longer)
+        fits = (images * (predictions - entries)).amin(1).gt(-.3).nonzero()
+        if len(fits): found["length"] = predictions[fits[0, 0]], entries[fits[0, 0]]
+    return found
+
+# %% ../../nbs/1_attack/05_labels.ipynb #c38e55e9
+TRAINED = 0.28
+
+def spread_of(clue:Clue) -> float: # in [0,1]; higher = the network tells the client's classes apart
+    "How far predictions differ between the classes of a client."
+    if clue.weight is None: return 0.0
+    entries = clue.weight.sum(1) if clue.bias is None else clue.bias
+    directions = nn.functional.normalize(-clue.weight[entries < 0], dim=1)
+    predictions = prediction_of(clue, directions * own_feature(clue).norm())
+    return (predictions - predictions.mean(0)).abs().sum(1).div(2).mean().item() if len(predictions) else 0.0
+
+def doubt(counts:Tensor) -> float: # 0 = all are whole numbers; 0.25 for random numbers
+    "Mean distance of counts from non-negative whole numbers."
+    return (counts - counts.round().clamp(min=0)).abs().mean().item()
+
+def all_counts(clue:Clue, images:int, smoothing:float) -> dict: # name -> (K,)
+    "The label counts by each estimate of the mean prediction."
+    counts = {}
+    for name, (mean, entries) in estimates(clue, images).items():
+        counts[name] = images * (mean - entries - smoothing / len(mean)) / (1 - smoothing)
+    return counts
+
+# %% ../../nbs/1_attack/05_labels.ipynb #f8c1f73d
+def counts_of(clue:Clue,
+              images:int, # B
+              rule:str, # one of `RULES`
+              smoothing:float, # of the labels
+             ) -> Tensor: # (K,)
+    "Estimated label counts of one client, up to a common offset."
+    if rule == "infer" and images == 1: rule = "rows" if clue.bias is None else "bias"
+    if rule == "rows":
+        rows = clue.weight.sum(1)
+        impact = -rows.clamp(max=0).sum() * (1 + 1 / len(rows)) / images
+        return -rows / impact.clamp(min=1e-30)
+    if rule == "bias": return -clue.bias * images / (1 - smoothing)
+    if rule == "infer" and spread_of(clue) > TRAINED:
+        return -bias_from(clue, own_feature(clue)) * images / (1 - smoothing)
+    counts = all_counts(clue, images, smoothing)
+    return counts["noise"] if rule == "bias_corrected" else min(counts.values(), key=doubt)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #9dd1b064
+RULES = ("infer", "bias", "bias_corrected", "rows")
+
+def check_readable(shared:SharedGradient, rule:str):
+    "Refuse clients whose labels cannot be read off the last layer."
+    client = shared.client
+    check_name("label rule", rule, RULES)
     if shared.images_each is None:
         raise InputError(
             "the number of images behind a gradient is needed to infer labels; share with reveal=['batch_size']"
         )
-    found = []
-    for client in range(len(shared)):
-        gradient = {name: rows[client] for name, rows in shared.gradients.items()}
-        found.append(infer_batch(gradient, shared.images_each, rule, shared.client.loss_scale))
+    if callable(client.loss) or not client.loss.startswith(CLASSIFYING):
+        loss = "a function" if callable(client.loss) else client.loss
+        raise InputError(f"labels are read off the gradient of cross-entropy, and this client's loss is {loss}; reveal "
+                         "the labels")
+    if smoothing_of(client) == 1: raise InputError("label_smoothing_1 leaves nothing of the labels in a gradient")
+    soft = shared.card.get("targets") == "soft" or (shared.labels is not None and shared.labels.is_floating_point())
+    if soft: raise InputError(f"the targets are class probabilities, which no count of labels gives; {OTHERWISE}")
+    if client.local_optimizer == "adam" and shared.images_each > 1:
+        raise InputError("Adam sends directions of unit size, so the labels of several images cannot be counted; "
+                         f"{OTHERWISE}")
+
+# %% ../../nbs/1_attack/05_labels.ipynb #9dd459f4
+def check_head(shared:SharedGradient, rule:str) -> Head: # None for the parts that did not come
+    "Refuse a rule whose gradient is missing."
+    head = head_of(shared.client)
+    head = Head(head.name, *(name if name in shared.gradients else None for name in (head.weight, head.bias)))
+    if not head.weight and not head.bias:
+        raise InputError(f"the gradient of the last layer, {head.name or 'the network itself'}, was not shared; "
+                         f"{OTHERWISE}")
+    if rule == "bias" and not head.bias:
+        raise InputError(f"no gradient of a bias of the last layer came ({head.name}), which the rule 'bias' needs; "
+                         "use rule='infer'")
+    if rule == "rows" and not head.weight:
+        raise InputError(f"no gradient of the weight of the last layer came ({head.name}); use rule='infer'")
+    return head
+
+# %% ../../nbs/1_attack/05_labels.ipynb #8820fc7b
+def step_images(shared:SharedGradient) -> int: # 1 or more
+    "Images of one local step of one client."
+    each = max(1, shared.images_each // shared.client.aggregated)
+    return min(shared.client.local_batch or each, each)
+
+def clue_of(shared:SharedGradient, row:int, head:Head, dummies) -> Clue:
+    "What the attacker can compute from the gradient of one client; `dummies` are batches, or their expectation."
+    client, before = shared.client, parameters_of(shared.client)
+    steps = local_steps(client, max(1, shared.images_each // client.aggregated))
+    sent = {name: rows[row] for name, rows in shared.gradients.items()}
+    states = [{}]
+    if steps > 1: states.append({name: before[name] - client.local_lr * steps * one for name, one in sent.items()})
+    weight, bias = (undone(sent[name], before[name], client, steps) if name else None
+                    for name in (head.weight, head.bias))
+    layer = client.model.get_submodule(head.name)
+    layers = [(state.get(head.weight, layer.weight), state.get(head.bias, layer.bias)) for state in states]
+    known = dummies if isinstance(dummies[0], Tensor) and dummies[0].ndim == 1 else None
+    return Clue(weight, bias, layers, *(known or expected(client, head, states, dummies)))
+
+def dummies_of(shared:SharedGradient, head:Head, proxies:Tensor=None) -> tuple: # as `clue_of` takes them
+    "Batches of dummy images, or after one step their expectation, which is the same for all clients."
+    client = shared.client
+    batches = dummy_images(client, step_images(shared), proxies)
+    several = local_steps(client, max(1, shared.images_each // client.aggregated)) > 1
+    return batches if several else expected(client, head, [{}], batches)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #41a3e1f2
+def infer_labels(shared:SharedGradient, # with the batch size revealed
+                 rule:str="infer", # "infer" chooses; "bias", "bias_corrected", "rows"
+                 proxies:Tensor=None, # (n,C,H,W) in [0,1], like the clients' images; None: noise
+                ) -> Tensor: # (N B,) class numbers, ascending within a client
+    "Infer the labels from the gradient of the last layer."
+    check_readable(shared, rule)
+    if rule == "infer" and (shared.card.get("defense") or "").startswith("dpsgd"): rule = "rows" # of unknown length
+    head = check_head(shared, rule)
+    dummies, smoothing, found = dummies_of(shared, head, proxies), smoothing_of(shared.client), []
+    for row in range(len(shared)):
+        counts = counts_of(clue_of(shared, row, head, dummies), shared.images_each, rule, smoothing)
+        found.append(labels_from(counts, shared.images_each))
     return torch.cat(found)
 
 # %% ../../nbs/1_attack/05_labels.ipynb #40c60dd2
@@ -69,3 +293,24 @@ def label_accuracy(inferred:Tensor, # (N B,) class numbers
         common = torch.minimum(found.bincount(minlength=classes), true.bincount(minlength=classes))
         right += common.sum().item()
     return right / len(labels)
+
+# %% ../../nbs/1_attack/05_labels.ipynb #f95a62d0
+def clients_behind(shared:SharedGradient, # each row a sum over clients with `images_each` images each
+                   most:int=20, # clients to consider
+                  ) -> Tensor: # (N,) clients behind each sum
+    "The number of clients that makes the label counts most nearly whole numbers."
+    check_readable(shared, "infer")
+    head, images, found = check_head(shared, "infer"), shared.images_each, []
+    if not head.bias or not head.weight:
+        raise InputError("the number of clients is found from the gradient of a last layer with weight and bias, and "
+                         "not both came; ask the server for it")
+    dummies, smoothing = dummies_of(shared, head), smoothing_of(shared.client)
+    for row in range(len(shared)):
+        clue = clue_of(shared, row, head, dummies)
+        doubts = []
+        for number in range(1, most + 1):
+            mean = replace(clue, weight=clue.weight / number, bias=clue.bias / number)
+            counts = all_counts(mean, images * number, smoothing)
+            doubts.append(min(map(doubt, counts.values())))
+        found.append(1 + min(range(most), key=doubts.__getitem__))
+    return torch.tensor(found)

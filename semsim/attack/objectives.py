@@ -208,7 +208,7 @@ def features_of(client:Client,
                ) -> Tensor: # (B,F)
     "The features that enter the head."
     seen = []
-    head = client.model.get_submodule(head_of(client).rpartition(".")[0])
+    head = client.model.get_submodule(head_of(client).name)
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try: client.outputs(parameters_of(client), images)
     finally: hook.remove()
@@ -219,12 +219,11 @@ def given_features(shared:SharedGradient,
                    row:int, # number of the client
                   ) -> Tensor: # (B,F): the mean feature of each image's class
     "The features that a head with a bias gives away."
-    weight = head_of(shared.client)
-    bias = weight.replace("weight", "bias")
-    if bias not in shared.gradients or weight not in shared.gradients:
+    head = head_of(shared.client)
+    if head.bias not in shared.gradients or head.weight not in shared.gradients:
         raise InputError("features are read from the gradient of a head with bias, which did not come; set features=0")
     if labels.ndim > 1: raise InputError("features are read for class numbers only; set features=0")
-    rows, entries = shared.gradients[weight][row][labels], shared.gradients[bias][row][labels]
+    rows, entries = shared.gradients[head.weight][row][labels], shared.gradients[head.bias][row][labels]
     return rows / torch.where(entries.abs() < 1e-12, torch.inf, entries)[:, None]
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #1f80fb92

@@ -243,6 +243,7 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
     seen_labels = torch.cat(seen) if "labels" in reveal else None
     layers = [torch.stack(layer).detach() for layer in zip(*statistics)] or None
     card = settings_of(client) | dict(defense=defense, reveal=sorted(reveal))
+    if targets.is_floating_point() and targets.ndim > 1: card["targets"] = "soft"
     return SharedGradient(client, gradients, images_each, seen_labels, layers, card)
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #c78a0cac
