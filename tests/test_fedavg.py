@@ -87,7 +87,8 @@ def test_a_client_whose_order_does_not_matter_is_attacked_as_before(lenet, image
     whole = dict(batch=4, local_epochs=2, local_lr=0.1)
     plain = share_gradient(lenet, images, labels, **whole)
     turn = share_gradient(lenet, images, labels, local_batch=2, **whole)
-    shuffled = replace(plain, client=Client(lenet, plain.client.shape, local_epochs=2, local_lr=0.1, local_shuffle=True))
+    shuffling = Client(lenet, plain.client.shape, local_epochs=2, local_lr=0.1, local_shuffle=True)
+    shuffled = replace(plain, client=shuffling)
     first = invert(plain, steps=5).images
     assert torch.equal(first, invert(shuffled, steps=5).images)
     assert torch.equal(invert(turn, steps=5).images, invert(turn, steps=5, epochs=7.0).images)

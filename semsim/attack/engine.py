@@ -232,7 +232,7 @@ def keep(slots:Slots, ages):
         age = slots.age[slot].item() if ages else None
         if age in ages: slots.kept[slot][age] = slots.found["images"][slot].clone()
 
-def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots, labels in the order of the images
+def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots, labels of the images
     "What a row has come to."
     return dict(
         found={name: rows[slot].clone() for name, rows in slots.found.items()},

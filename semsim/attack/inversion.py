@@ -180,7 +180,8 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     best = []
     for row in range(len(shared)):
         restarts = [results.get((row, restart), nothing) for restart in range(attack.restarts)]
-        chosen = min((one for one in restarts if isfinite(one["distance"])), key=itemgetter("distance"), default=nothing)
+        finite = [one for one in restarts if isfinite(one["distance"])]
+        chosen = min(finite, key=itemgetter("distance"), default=nothing)
         if unordered(shared.client, shared.images_each) and chosen is not nothing:
             own = None if labels is None else labels.unflatten(0, (len(shared), -1))[row]
             chosen = one_set(shared.client, chosen, own)
@@ -204,6 +205,7 @@ def assigned(images, wanted, labels, wanted_labels) -> Tensor: # (B,) the image 
         costs += 1e6 * unlike
     return torch.as_tensor(linear_sum_assignment(costs.numpy())[1])
 
+# %% ../../nbs/1_attack/10_inversion.ipynb #6ced78b2
 def one_set(client:Client,
             result:dict, # of a row, with A E B images
             labels:Tensor, # of A B images; None if they were searched

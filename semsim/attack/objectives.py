@@ -194,6 +194,7 @@ def unordered(client:Client,
     "Whether what a client sends depends on an order of its images that the attacker does not know."
     return bool(images) and client.local_shuffle and 0 < client.local_batch < images // client.aggregated
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #40fde377
 def drawn_order(client:Client,
                 images:int, # of all aggregated clients
                 random:torch.Generator,
@@ -220,6 +221,7 @@ def epochs_gradient(client:Client,
     ]
     return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #9e3a547e
 def epochs_prior(client:Client,
                  images:Tensor, # (A E B,C,H,W)
                  targets:Tensor, # (A E B, ...)
@@ -242,6 +244,7 @@ def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
     if own.mean is None: raise InputError("this attack searches in standard deviations of the data: give mean and std")
     return own.mean, own.std
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #44ab47d6
 def attacker_objective(client:Client, # public; its model may compute in fewer bits
                        attack:Attack,
                        scale:tuple, # from `scale_of`
@@ -347,6 +350,7 @@ def likely_order(client:Client,
         best = min(best, (least, order), key=itemgetter(0))
     return best[1]
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #b373f0b7
 def over_epochs(client:Client,
                 start:dict, # of one row, with B images
                 known:dict, # of one client
