@@ -128,7 +128,7 @@ def search_lbfgs(evaluate, # function (found, known) -> (derivatives, (objective
         stale = 0 if closure.distance < 0.999 * distance else stale + 1
         if closure.distance < distance: best, distance = copy_of(found), closure.distance.item()
         if stale > 2 or distance == 0: break
-    return dict(found=best, distance=distance, steps=step + 1, snapshots=kept)
+    return dict(found=best, distance=distance, steps=step + 1, snapshots=kept, labels=known.get("labels"))
 
 # %% ../../nbs/1_attack/07_engine.ipynb #08f68763
 def adam(derivative:Tensor, # (W, *shape)
@@ -248,13 +248,14 @@ def keep(slots:Slots, ages):
         age = slots.age[slot].item() if ages else None
         if age in ages: slots.kept[slot][age] = slots.found["images"][slot].clone()
 
-def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots
+def result_of(slots:Slots, slot:int, distance:float) -> dict: # found, distance, steps, snapshots, labels of the images
     "What a row has come to."
     return dict(
         found={name: rows[slot].clone() for name, rows in slots.found.items()},
         distance=distance,
         steps=slots.age[slot].item(),
         snapshots=slots.kept[slot],
+        labels=slots.known["labels"][slot].clone() if "labels" in slots.known else None,
     )
 
 # %% ../../nbs/1_attack/07_engine.ipynb #7d7d3519

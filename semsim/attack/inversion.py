@@ -7,6 +7,7 @@ __all__ = ['Reconstructions', 'invert']
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #88d69d25
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from math import ceil, isfinite
 from operator import itemgetter
 
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from ..core.errors import InputError, check_name
-from ..core.seeds import progress
-from .client import batchnorm_layers
+from ..core.seeds import generator, progress
+from .client import Client, batchnorm_layers
 from .sharing import SharedGradient
 from .labels import infer_labels
 from semsim.attack.objectives import (
-    OBJECTIVES, PRESETS, PRIORS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped, scale_of, start_of,
+    OBJECTIVES, PRESETS, PRIORS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped, over_epochs,
+    scale_of, start_of, unordered,
 )
 from semsim.attack.engine import (
     OPTIMIZERS, PRECISIONS, RECORD_FROM, check_compute, choose_width, multiplying, prepared, recorded, search_lbfgs,
@@ -83,6 +85,8 @@ def check_shared(shared:SharedGradient, settings:Attack):
     searchable = isinstance(shared.client.loss, str) and shared.client.loss != "squared_error"
     if shared.labels is None and settings.labels == "search" and not searchable:
         raise InputError("labels are searched for cross-entropy losses only; reveal them")
+    if unordered(shared.client, shared.images_each) and (settings.group > 1 or settings.features):
+        raise InputError("the order of the client's images is unknown: groups and features need it; leave them out")
     if settings.statistics and settings.statistics_of == "batch" and not shared.statistics:
         raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics'], or set "
                          "statistics_of='running'")
@@ -141,11 +145,12 @@ def problem_of(shared, labels, clients, attack, seed, compute # as `search_vecto
     def starting(task):
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
-        return mapped(move, start), mapped(
-            move, known_of(shared, labels, weights, clients.index(row), attack.features > 0)
-        )
+        known = known_of(shared, labels, weights, clients.index(row), attack.features > 0)
+        if unordered(shared.client, shared.images_each):
+            start, known = over_epochs(shared.client, start, known, generator("order", seed, "attacker", *task))
+        return mapped(move, start), mapped(move, known)
     scale = tuple(move(one) for one in scale_of(shared.client, attack.units))
-    return attacker_objective(client, attack, scale), starting, scale
+    return attacker_objective(client, attack, scale, shared.images_each), lru_cache(1)(starting), scale
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #c1a4a72c
 def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
@@ -202,7 +207,11 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     for row in range(len(shared)):
         restarts = [results.get((row, restart), nothing) for restart in range(attack.restarts)]
         finite = [one for one in restarts if isfinite(one["distance"])]
-        best.append(min(finite, key=itemgetter("distance"), default=nothing))
+        chosen = min(finite, key=itemgetter("distance"), default=nothing)
+        if unordered(shared.client, shared.images_each) and chosen is not nothing:
+            own = None if labels is None else labels.unflatten(0, (len(shared), -1))[row]
+            chosen = one_set(shared.client, chosen, own)
+        best.append(chosen)
     images = torch.cat([pixels(one["found"]["images"]) for one in best])
     if labels is None: labels = torch.cat([one["found"]["labels"].argmax(-1).cpu() for one in best])
     kept = {}
@@ -210,3 +219,36 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
         kept[step] = torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best])
     distances = torch.tensor([one["distance"] for one in best])
     return Reconstructions(images, distances, labels, card | dict(steps_taken=[one["steps"] for one in best]), kept)
+
+# %% ../../nbs/1_attack/10_inversion.ipynb #366ddcf2
+def assigned(images, wanted, labels, wanted_labels) -> Tensor: # (B,) the image for each place
+    "The assignment of images to places: equal labels first, then the smallest squared difference."
+    from scipy.optimize import linear_sum_assignment # takes long to import
+    costs = torch.zeros(len(images), len(images))
+    if wanted is not None: costs += (wanted[:, None] - images).square().flatten(2).mean(-1)
+    if labels is not None:
+        unlike = (wanted_labels[:, None].float() - labels.float()).abs().reshape(*costs.shape, -1).sum(-1)
+        costs += 1e6 * unlike
+    return torch.as_tensor(linear_sum_assignment(costs.numpy())[1])
+
+# %% ../../nbs/1_attack/10_inversion.ipynb #6ced78b2
+def one_set(client:Client,
+            result:dict, # of a row, with A E B images
+            labels:Tensor, # of A B images; None if they were searched
+           ) -> dict: # the same, with A B images
+    "Match the epochs of each aggregated client with each other, and average them."
+    parts = [one.cpu() for one in result["found"]["images"].float().unflatten(0, (client.aggregated, -1))]
+    own = None if labels is None else result["labels"].cpu().unflatten(0, (client.aggregated, -1))
+    places, size = [], len(parts[0]) // client.local_epochs
+    for number, part in enumerate(parts):
+        epochs, mean = part.split(size), None
+        seen = [None] * len(epochs) if labels is None else own[number].split(size)
+        wanted = None if labels is None else labels.split(size)[number]
+        for using in (epochs[:1], epochs, epochs):
+            chosen = [assigned(one, mean, mine, wanted) for one, mine in zip(using, seen)]
+            mean = torch.stack([one[order] for one, order in zip(using, chosen)]).mean(0)
+        places.append(torch.stack([n * size + order for n, order in enumerate(chosen)]) + number * len(part))
+
+    def merged(values): return torch.cat([values.cpu().float()[order].mean(0) for order in places])
+    changed = dict(found=mapped(merged, result["found"]), snapshots=mapped(merged, result["snapshots"]))
+    return result | changed

@@ -8,17 +8,22 @@ __all__ = ['Attack']
 # %% ../../nbs/1_attack/06_objectives.ipynb #558c8fab
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vmap
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
 from ..core.classifiers import Classifier
-from .client import Client, batch_statistics, gradient_of, parameters_of
-from .labels import head_of
+from semsim.attack.client import (
+    Client, _one_client, batch_statistics, gradient_of, local_rows, parameters_of,
+)
 from .sharing import SharedGradient
+from .labels import head_of
 from ..core.files import total_variation
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #88b0180c
@@ -163,6 +168,7 @@ class Attack:
     median_every: int = 0 # steps between 3 x 3 median filters; 0 for none
     labels: str = "infer" # labels that were not revealed are read off, "infer", or searched with the image, "search"
     patience: int = 0 # a row stops after so many steps without a smaller distance; 0 for never
+    epochs: float = 1e-3 # weight of the distance between epochs whose order is unknown, see `epochs_prior`
     source: str = "" # where the settings are from
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #08c7eaaf
@@ -256,6 +262,54 @@ def grouped(objective, # of one start
 
     return together if attack.group > 1 else objective
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #b6d3a37e
+def unordered(client:Client,
+              images:int, # of all aggregated clients
+             ) -> bool:
+    "Whether what a client sends depends on an order of its images that the attacker does not know."
+    return bool(images) and client.local_shuffle and 0 < client.local_batch < images // client.aggregated
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #40fde377
+def drawn_order(client:Client,
+                images:int, # of all aggregated clients
+                random:torch.Generator,
+               ) -> Tensor: # (A E B,) row numbers
+    "A random order of each epoch."
+    size = images // client.aggregated
+    return torch.cat([
+        part * size + torch.randperm(size, generator=random)
+        for part in range(client.aggregated) for _ in range(client.local_epochs)
+    ])
+
+def epochs_gradient(client:Client,
+                    images:Tensor, # (A E B,C,H,W): for each of A aggregated clients, E epochs of B images
+                    targets:Tensor, # (A E B, ...)
+                    names=None, # parameters; None for all that are trained
+                   ) -> dict: # parameter name -> Tensor
+    "What a client sends if every epoch has images of its own, taken in turn."
+    own = len(images) // client.aggregated
+    steps, size = local_rows(client, own // client.local_epochs), own // client.local_epochs
+    each = len(steps) // client.local_epochs
+    rows = [[number // each * size + row for row in step] for number, step in enumerate(steps)]
+    sent = [
+        _one_client(client, *one, names or client.names, rows) for one in zip(images.split(own), targets.split(own))
+    ]
+    return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #9e3a547e
+def epochs_prior(client:Client,
+                 images:Tensor, # (A E B,C,H,W)
+                 targets:Tensor, # (A E B, ...)
+                ) -> Tensor: # 0 if all epochs hold the same set of images with their labels, in any order
+    "How far the sets of the epochs are apart: their mean squared distance."
+    classes = isinstance(client.loss, str) and not targets.is_floating_point() and targets.ndim == 1
+    if classes: targets = torch.eye(client.classes)[targets] # for vmap, which F.one_hot refuses
+    weights = targets.to(images) if targets.ndim == 2 else torch.ones_like(images[:, 0, 0, :1])
+    sets = (client.aggregated, client.local_epochs, -1)
+    means = torch.einsum("aebk,aebp->aekp", weights.unflatten(0, sets), images.flatten(1).unflatten(0, sets))
+    means = means / (len(images) // (client.aggregated * client.local_epochs))
+    return (means[:, :, None] - means[:, None]).square().sum(3).mean()
+
 # %% ../../nbs/1_attack/06_objectives.ipynb #2c20b2d2
 def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
     "What turns searched values into pixels: shift + scale * value."
@@ -265,9 +319,11 @@ def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
     if own.mean is None: raise InputError("this attack searches in standard deviations of the data: give mean and std")
     return own.mean, own.std
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #44ab47d6
 def attacker_objective(client:Client, # public; its model may compute in fewer bits
                        attack:Attack,
                        scale:tuple, # from `scale_of`
+                       images_each:int=None, # of a client that may shuffle them; None: taken in turn
                       ): # function (found, known) -> (objective, distance between the gradients)
     "The objective of an attack on one client."
     to_targets = torch.sigmoid if client.loss == "binary_cross_entropy" else partial(torch.softmax, dim=-1)
@@ -275,7 +331,8 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
     def objective(found, known):
         images = (shift + deviation * found["images"]).to(dtype)
         targets = to_targets(found["labels"]) if "labels" in found else known["labels"]
-        gradient = gradient_of(client, images, targets, list(known["weights"]))
+        compute = epochs_gradient if unordered(client, images_each) else gradient_of
+        gradient = compute(client, images, targets, list(known["weights"]))
         value = distance(
             {name: g.to(known["gradient"][name]) for name, g in gradient.items()}, known["gradient"], known["weights"]
         )
@@ -287,6 +344,7 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
         if attack.features:
             difference = features_of(client, images).to(known["features"]) - known["features"]
             total = total + attack.features * difference.square().mean() / known["features"].square().mean()
+        if unordered(client, images_each): total = total + attack.epochs * epochs_prior(client, images, targets)
         return total, value
     return objective
 
@@ -347,3 +405,60 @@ def mapped(function, tree, *others):
         return {name: mapped(function, one, *(other[name] for other in others)) for name, one in tree.items()}
     if isinstance(tree, list): return [mapped(function, *ones) for ones in zip(tree, *others)]
     return function(tree, *others)
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #efc30c96
+GREYS, EXCHANGES = (0.25, 0.5, 0.75), 32
+
+def exchanged(client:Client,
+              order:Tensor, # (A E B,)
+              epoch:range, # the part of it that is one epoch
+              labels:Tensor, # of all images
+              random:torch.Generator,
+             ) -> list: # of orders
+    "Orders in which two images of one epoch with unequal labels have changed steps."
+    step = {place: (place - epoch.start) // client.local_batch for place in epoch}
+    pairs = [
+        (one, other) for one, other in combinations(epoch, 2)
+        if step[one] != step[other] and not torch.equal(labels[order[one]], labels[order[other]])
+    ]
+    chosen = [pairs[n] for n in torch.randperm(len(pairs), generator=random)[:EXCHANGES]]
+    orders = order.repeat(len(chosen), 1)
+    for row, (one, other) in zip(orders, chosen): row[[one, other]] = order[[other, one]]
+    return list(orders)
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #4c5656d4
+def likely_order(client:Client,
+                 known:dict, # what the attacker knows of one client; its labels too
+                 random:torch.Generator, # of the orders from which the search begins
+                ) -> Tensor: # (A E B,) row numbers
+    "An order of the labels in all epochs that explains what was sent, found on grey images."
+    labels, best = known["labels"], (torch.inf, None)
+    for grey in GREYS:
+        order = drawn_order(client, len(labels), random)
+        pictures = torch.full((len(order), *client.shape), grey).to(next(client.model.parameters()))
+
+        def misfit(order):
+            sent = epochs_gradient(client, pictures, labels[order], list(known["weights"]))
+            return squared_distance(sent, known["gradient"], known["weights"])
+
+        size, least, stale, epoch = len(labels) // client.aggregated, misfit(order).item(), 0, 0
+        while stale < len(order) // size:
+            part = range(epoch * size, (epoch + 1) * size)
+            epoch, stale = (epoch + 1) % (len(order) // size), stale + 1
+            if not (others := exchanged(client, order, part, labels, random)): continue
+            values = vmap(misfit, chunk_size=EXCHANGES)(torch.stack(others))
+            if values.min() < least: order, least, stale = others[values.argmin()], values.min().item(), 0
+        best = min(best, (least, order), key=itemgetter(0))
+    return best[1]
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #b373f0b7
+def over_epochs(client:Client,
+                start:dict, # of one row, with B images
+                known:dict, # of one client
+                random:torch.Generator,
+               ) -> tuple: # (start, known) with E B images, the same in each epoch, in a likely order
+    "A start and what is known, for a client whose order is unknown."
+    images = len(start["images"])
+    order = likely_order(client, known, random) if "labels" in known else drawn_order(client, images, random)
+    if "labels" in known: known = known | dict(labels=known["labels"][order])
+    return {name: one[order] for name, one in start.items()}, known
