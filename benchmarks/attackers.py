@@ -45,6 +45,11 @@ COMPONENTS = {  # what differs from the base
     "running statistics": dict(statistics=1e-3, statistics_of="running"),
     "group of 4": dict(group=4, consistency=1e-2),
     "4 restarts": dict(restarts=4),
+    "coarse, soft sign": dict(coarse=4, optimizer="soft_signed_adam"),
+    "coarse, soft sign, tv 1e-2": dict(coarse=4, optimizer="soft_signed_adam", priors=(("tv", 1e-2),)),
+    "coarse, soft sign, tv 1e-2, cosine": dict(
+        coarse=4, optimizer="soft_signed_adam", priors=(("tv", 1e-2),), decay="cosine", warmup=0.05
+    ),
 }
 ATTACKERS = ("inverting_gradients", "strong", "gradinversion", "inversed-adam-L2")  # presets of one table
 NETWORKS = ("lenet", "lenet-trained", "resnet20-0.5")
@@ -55,7 +60,7 @@ class Budget:
     "How much is computed."
 
     images: int = 16  # photographs
-    held: int = 8  # others, on which components are chosen
+    held: int = 6  # others, on which components are chosen
     steps: int = 600  # gradients that an attack may compute for each photograph
     choosing: int = 300  # the same, where components are chosen
     epochs: int = 40  # of the trained network

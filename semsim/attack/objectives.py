@@ -172,7 +172,7 @@ class Attack:
     source: str = "" # where the settings are from
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #08c7eaaf
-GEIPING, ZHU, ZHAO = "arXiv:2003.14053", "arXiv:1906.08935", "arXiv:2001.02610"
+GEIPING, ZHU, ZHAO, YIN = "arXiv:2003.14053", "arXiv:1906.08935", "arXiv:2001.02610", "arXiv:2104.07586"
 CODE = "public code of arXiv:2309.13038"
 
 published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
@@ -180,6 +180,31 @@ published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
 # %% ../../nbs/1_attack/06_objectives.ipynb #40ddcf4a
 PRESETS = {
     "inverting_gradients": Attack(source=GEIPING),
+    "strong": replace(
+        published,
+        start="uniform",
+        units="pixel",
+        priors=(("tv", 1e-2),),
+        optimizer="soft_signed_adam",
+        coarse=4,
+        steps=600,
+        source="measured: results/attackers, after breaching (github.com/JonasGeiping/breaching)",
+    ),
+    "gradinversion": replace(
+        published,
+        objective="squared",
+        priors=(("tv", 0.1), ("l2", 1e-3)),
+        statistics=100.0,
+        statistics_of="running",
+        optimizer="adam",
+        decay="cosine",
+        warmup=0.0025,
+        noise=0.2,
+        group=4,
+        consistency=10.0,
+        steps=20000,
+        source=YIN,
+    ),
     "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, labels="search", source=ZHU),
     "idlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, source=ZHAO),
     "inversed": replace(published, steps=8000),
