@@ -1,4 +1,4 @@
-"""How well clients are attacked that train for several epochs and shuffle: nbs/results/gradient_inversion/fedavg.csv.
+"""How well clients are attacked that train for several epochs and shuffle: nbs/results/attackers/fedavg.csv.
 
     .venv/bin/python benchmarks/fedavg.py
 
@@ -100,7 +100,7 @@ def write(rows, into, budget):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="few clients and steps")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parents[1] / "nbs/results/gradient_inversion")
+    parser.add_argument("--into", type=Path, default=Path(__file__).parents[1] / "nbs/results/attackers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     budget, rows = SMALL if options.small else Budget(), []
