@@ -71,7 +71,7 @@ def output_cosine_distance(gradient:dict, # parameter name -> Tensor
                            weights:dict, # parameter name -> weight
                           ) -> Tensor: # in [0,2]
     "One minus the cosine, for each output channel by itself (biases whole); their weighted mean."
-    rows = lambda one: {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in one.items()}
+    rows = lambda one: {name: tensor.reshape(1, -1) if tensor.ndim < 2 else tensor for name, tensor in one.items()}
     return mean_cosine_distance(rows(gradient), rows(target), weights, 1)
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #1479aac0
@@ -103,7 +103,7 @@ def layer_weights(gradients:dict, # parameter name -> (N, *shape)
     first, names = place[names[0]], received
     values = falling[[place[name] - first for name in names]].expand(clients, -1).clone()
     if kind == "top":
-        lengths = torch.stack([gradients[name].flatten(1).norm(dim=1) for name in names], 1)
+        lengths = torch.stack([gradients[name].reshape(clients, -1).norm(dim=1) for name in names], 1)
         chosen = torch.zeros_like(lengths, dtype=torch.bool).scatter(
             1, lengths.topk(min(int(count), len(names)), dim=1).indices, True
         )
@@ -237,7 +237,7 @@ def known_of(shared:SharedGradient, labels:Tensor, weights:dict, row:int) -> dic
         gradient={name: shared.gradients[name][row] for name in weights},
         weights={name: w[row] for name, w in weights.items()},
     )
-    if labels is not None: known["labels"] = labels.view(-1, shared.images_each)[row]
+    if labels is not None: known["labels"] = labels.unflatten(0, (-1, shared.images_each))[row]
     if shared.statistics: known["statistics"] = [layer[row] for layer in shared.statistics]
     return known
 
