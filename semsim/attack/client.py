@@ -19,6 +19,7 @@ from torch.func import functional_call, grad
 from fastcore.basics import patch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
@@ -45,12 +46,18 @@ class SmoothHardsigmoid(nn.Module):
         return F.relu6(values + 3) / 6
 
 def make_differentiable(model:nn.Module): # changed in place
-    "Replace the layers that PyTorch differentiates once only."
+    "Replace the layers that PyTorch cannot differentiate twice, or not for many images at once."
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Hardsigmoid): setattr(module, name, SmoothHardsigmoid())
+            if isinstance(child, nn.RReLU): setattr(module, name, nn.LeakyReLU((child.lower + child.upper) / 2))
 
 # %% ../../nbs/1_attack/03_client.ipynb #4c09172e
+def bare(model:nn.Module) -> nn.Module: # the user's own network
+    "A network without the wrappers of `torch.compile` and of training on several GPUs."
+    model = getattr(model, "_orig_mod", model)
+    return bare(model.module) if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+
 def tied_names(model:nn.Module) -> dict: # second name -> the name in `named_parameters`
     "The parameters that distinct layers of a network share."
     first, tied = {}, {}
@@ -60,19 +67,34 @@ def tied_names(model:nn.Module) -> dict: # second name -> the name in `named_par
             first.setdefault(id(parameter), name)
     return tied
 
+# %% ../../nbs/1_attack/03_client.ipynb #276d4939
+def check_copyable(model):
+    "Refuse what has no parameters to compute with."
+    if not isinstance(model, nn.Module): raise InputError(f"a client needs a torch.nn.Module, not {type(model)}")
+    if isinstance(bare(model), torch.jit.ScriptModule):
+        raise InputError("a TorchScript model cannot be attacked; give the nn.Module that it was made from")
+    for name, one in model.named_parameters():
+        if is_lazy(one): raise InputError(f"the model's {name} has no values yet: run the model on one batch first")
+        if one.is_meta: raise InputError(f"the model's {name} is on the meta device: load the model's weights first")
+
+def copied(model:nn.Module) -> nn.Module: # a network that shares nothing with the user's
+    "A copy; tensors that a network computed and kept, as pruning does, are copied without their history."
+    kept = [one for module in model.modules() for one in vars(module).values() if isinstance(one, Tensor)]
+    try: return deepcopy(model, {id(one): one.detach().clone() for one in kept if not one.is_leaf})
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"the model cannot be copied ({str(error).splitlines()[0]}); load it afresh") from None
+
 def model_copy(model:nn.Module, # yours; it is never changed
                mode:str, # "eval" or "train"
               ) -> nn.Module: # in eval mode; BatchNorm as `mode` says
     "The copy of a network that a client works on."
     check_name("mode of a client", mode, ["eval", "train"])
-    if not isinstance(model, nn.Module): raise InputError(f"a client needs a torch.nn.Module, not {type(model)}")
-    try: own = deepcopy(getattr(model, "_orig_mod", model)) # torch.compile keeps the network there
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"the model cannot be copied ({str(error).splitlines()[0]}); load it afresh") from None
+    check_copyable(model)
+    own = copied(bare(model))
     low = [name for name, one in own.named_parameters() if one.dtype not in (torch.float32, torch.float64)]
     if low:
         raise InputError(f"the model's {low[0]} is {own.get_parameter(low[0]).dtype}: gradients are computed in "
-                         "float32; give copy.deepcopy(model).float()")
+                         "float32 or float64; give copy.deepcopy(model).float()")
     if not any(one.requires_grad for one in own.parameters()):
         raise InputError("no parameter of the model has requires_grad, so a client would share nothing")
     check_finite(own)
@@ -104,6 +126,7 @@ def as_targets(labels, # a tensor, an array or a list
                images:int, # how many there are
               ) -> Tensor: # int64 for class numbers, else float32
     "The targets of a loss, checked."
+    if labels is None: raise InputError("the labels are None; the loss needs one for each image")
     try: targets = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).detach().cpu()
     except (TypeError, ValueError) as error: raise InputError(f"labels: {error}; give numbers") from None
     if targets.ndim == 0 or len(targets) != images:
@@ -111,6 +134,9 @@ def as_targets(labels, # a tensor, an array or a list
     targets = targets.float() if targets.is_floating_point() else targets.long()
     if not targets.isfinite().all(): raise InputError("labels hold NaN or infinite values")
     if callable(loss): return targets
+    if loss.startswith(CLASSIFYING) and not outputs:
+        raise InputError("the model returns one number for each image, so it has no classes: give "
+                         "loss='binary_cross_entropy' or loss='squared_error'")
     if loss.startswith(CLASSIFYING): check_classes(targets, outputs)
     elif targets.shape[1:] != outputs:
         raise InputError(f"labels are {tuple(targets.shape)}, but loss={loss!r} needs {(images, *outputs)}, "
@@ -176,47 +202,72 @@ class Client:
     aggregated: int = 1 # clients whose mean arrives as one (secure aggregation)
     names: tuple = field(init=False) # the parameters that are trained, in the network's order
     tied: dict = field(init=False) # see `tied_names`
-    outputs_shape: tuple = field(init=False) # of one image, such as (10,); None if the network returns no tensor
+    buffers: tuple = field(init=False) # what a forward pass may change: buffers, without BatchNorm's
+    outputs_shape: tuple = field(init=False) # of one image, such as (10,); None if it returns no tensor (B,...)
     def __post_init__(self): prepare_client(self)
 
     @property
-    def classes(self): return self.outputs_shape[0]
+    def classes(self): return self.outputs_shape[0] if self.outputs_shape else None
 
 # %% ../../nbs/1_attack/03_client.ipynb #1eff08d9
 def prepare_client(client:Client): # completed in place
-    "Copy the network, and check by one forward pass that it can be attacked."
+    "Copy the network, and check by a forward pass that it can be attacked."
     def keep(**values):
         for name, value in values.items(): object.__setattr__(client, name, value)
 
+    for name, function in LOSSES.items():
+        if client.loss is function: keep(loss=name)
     check_local(client)
-    own = model_copy(client.model, client.mode)
-    if client.shape is None and not isinstance(own, Classifier):
-        raise InputError("which images does the model take? Give shape=(channels, height, width)")
-    keep(shape=tuple(client.shape or image_shape(own)), mean=channel_values(client.mean))
-    keep(std=channel_values(client.std), names=tuple(n for n, one in own.named_parameters() if one.requires_grad))
-    given = client.model
-    keep(model=own.requires_grad_(False), tied=tied_names(own), outputs_shape=None)
+    given, own = client.model, model_copy(client.model, client.mode)
+    keep(shape=shape_of_images(client.shape, own), mean=channel_values(client.mean), std=channel_values(client.std))
+    keep(names=tuple(name for name, one in own.named_parameters() if one.requires_grad), tied=tied_names(own))
+    normalising = [f"{name}." for name, _ in batchnorm_layers(own)]
+    keep(buffers=tuple(name for name, _ in own.named_buffers() if not name.startswith(tuple(normalising))))
+    keep(model=own.requires_grad_(False), outputs_shape=None)
+    check_normalisation(client)
     outputs = probed(client)
-    check_mode(given, client)
-    if isinstance(outputs, Tensor) and outputs.ndim > 1: keep(outputs_shape=tuple(outputs.shape[1:]))
+    check_mode(bare(given), client)
+    if isinstance(outputs, Tensor) and outputs.shape[:1] == (2,): keep(outputs_shape=tuple(outputs.shape[1:]))
     elif not callable(client.loss):
-        raise InputError(f"the model returns {described(outputs)}, not a tensor (B,K): wrap it so that it returns its "
-                         "logits, or give loss= a function of what it returns and the labels")
+        raise InputError(f"for two images the model returns {described(outputs)}, not a tensor (2,K): wrap it so that "
+                         "it returns its logits, or give loss= a function of what it returns and the labels")
+
+def shape_of_images(shape, model) -> tuple: # (C,H,W)
+    "The shape of one image, as given or as a semsim classifier was built for."
+    if shape is None and isinstance(model, Classifier): return tuple(image_shape(model))
+    if shape is None: raise InputError("which images does the model take? Give size=(channels, height, width)")
+    whole = isinstance(shape, (tuple, list)) and all(isinstance(side, int) and side > 0 for side in shape)
+    if whole and len(shape) == 3: return tuple(shape)
+    raise InputError(f"the size of images is {shape!r}; give (channels, height, width)")
 
 def described(outputs) -> str:
     "What a network returned, in a few words."
     if isinstance(outputs, dict): return f"a dictionary ({', '.join(map(str, outputs))})"
     return f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
 
+# %% ../../nbs/1_attack/03_client.ipynb #800f035d
 def check_local(client:Client):
     "Refuse settings of the local training that have no meaning."
     loss_function(client.loss)
+    for name, value in vars(client).items():
+        if isinstance(Client.__dataclass_fields__[name].default, (int, float)) and not isinstance(value, (int, float)):
+            raise InputError(f"{name} is {value!r}; give a number")
     check_name("local optimiser", client.local_optimizer, ["sgd", "adam"])
     if client.local_epochs < 1: raise InputError(f"{client.local_epochs} local epochs; a client makes 1 or more")
     if client.local_batch < 0: raise InputError(f"local_batch is {client.local_batch}; give 1 or more, or 0 for all")
     if client.aggregated < 1: raise InputError(f"aggregated is {client.aggregated}: a mean is over 1 client or more")
     if client.local_lr <= 0: raise InputError(f"local_lr is {client.local_lr}; a learning rate is more than 0")
+
+def check_normalisation(client:Client):
+    "Refuse means and deviations that do not fit the images."
     if (client.mean is None) != (client.std is None): raise InputError("give both mean and std, or neither")
+    if client.mean is None: return
+    if isinstance(client.model, Classifier):
+        raise InputError("a semsim classifier normalises its images itself; leave mean and std out")
+    for name, values in (("mean", client.mean), ("std", client.std)):
+        if len(values) not in (1, client.shape[0]):
+            raise InputError(f"{name} has {len(values)} values, but the images have {client.shape[0]} channels")
+    if not (client.std > 0).all(): raise InputError("std holds a value that is not positive; images are divided by it")
 
 # %% ../../nbs/1_attack/03_client.ipynb #1223eb2f
 def probed(client:Client): # what the network returns for two grey images
@@ -224,21 +275,26 @@ def probed(client:Client): # what the network returns for two grey images
     like = next(client.model.parameters())
     grey = torch.full((2, *client.shape), 0.5, dtype=like.dtype, device=like.device)
     try:
-        with torch.no_grad(): return client.outputs({}, grey)
+        with torch.no_grad(): outputs, again = client.outputs({}, grey), client.outputs({}, grey)
     except Exception as error: # a user's network may fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the model cannot be run on images {client.shape} in [0,1]: {reason}") from None
+    for one, other in zip(tree_leaves(outputs), tree_leaves(again)):
+        if isinstance(one, Tensor) and not torch.equal(one.nan_to_num(), other.nan_to_num()):
+            raise InputError("the model gives two results for the same images in eval mode: it draws random numbers or "
+                             "remembers earlier images, and an attacker cannot repeat what the client computed")
+    return outputs
 
 def check_mode(model:nn.Module, # the user's
                client:Client, # with its copy of it, in eval mode
               ):
     "Refuse a network in training mode, if that makes a difference and was not asked for."
     if client.mode == "train" or not any(module.training for module in model.modules()): return
-    moody, images = deepcopy(model).cpu(), torch.linspace(0, 1, 2 * torch.Size(client.shape).numel())
+    moody, images = copied(model).cpu(), torch.linspace(0, 1, 2 * torch.Size(client.shape).numel())
     images = images.view(2, *client.shape).to(next(client.model.parameters()))
-    with torch.no_grad(): calm = tree_leaves(client.model(images))
+    with torch.no_grad(): calm = tree_leaves(copied(client.model)(images.clone()))
     try:
-        with torch.no_grad(): runs = [tree_leaves(moody(images)) for _ in range(2)]
+        with torch.no_grad(): runs = [tree_leaves(moody(images.clone())) for _ in range(2)]
         same = all(torch.equal(one, other) for run in runs for one, other in zip(run, calm))
     except ValueError: same = False # BatchNorm of a single value
     if not same:
@@ -251,9 +307,10 @@ def outputs(self:Client,
             parameters:dict, # name -> Tensor, used instead of the model's
             images:Tensor, # (B,C,H,W) in [0,1]
            ): # (B,K) for most networks
-    "What the network returns."
-    if self.mean is not None: images = (images - self.mean) / self.std
-    everywhere = parameters | {second: parameters[name] for second, name in self.tied.items() if name in parameters}
+    "What the network returns; it may change the images and its buffers in place, since it gets copies."
+    images = images.clone() if self.mean is None else (images - self.mean) / self.std
+    everywhere = {name: self.model.get_buffer(name).clone() for name in self.buffers} | parameters
+    everywhere |= {second: parameters[name] for second, name in self.tied.items() if name in parameters}
     with exact_attention():
         return functional_call(self.model, everywhere, (images,), tie_weights=False)
 
@@ -264,7 +321,10 @@ def objective(self:Client,
               targets:Tensor, # see `as_targets`
              ) -> Tensor: # a scalar
     "The mean loss of a batch, as a function of the parameters."
-    return self.loss_scale * loss_function(self.loss)(self.outputs(parameters, images), targets)
+    loss = loss_function(self.loss)(self.outputs(parameters, images), targets)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        raise InputError(f"the loss is {described(loss)}, not a tensor with one number; take the mean over the batch")
+    return self.loss_scale * loss
 
 @patch
 def moved(self:Client,
@@ -282,6 +342,45 @@ def parameters_of(client:Client) -> dict: # name -> Tensor
     "The parameters that the client trains, detached from its model, in the network's order."
     parameters = dict(client.model.named_parameters())
     return {name: parameters[name].detach() for name in client.names}
+
+# %% ../../nbs/1_attack/03_client.ipynb #9d639122
+def culprit(client:Client) -> str: # such as "gate (Gate)"; "" if each layer by itself is fine
+    "The first layer that PyTorch cannot differentiate twice."
+    seen, images = {}, torch.rand(2, *client.shape, generator=torch.Generator().manual_seed(0))
+    leaves = {layer: name for name, layer in client.model.named_modules() if not list(layer.children())}
+    def keep(layer, inputs): seen.setdefault(layer, inputs)
+    hooks = [layer.register_forward_pre_hook(keep) for layer in leaves]
+    try: client.outputs({}, images.to(next(client.model.parameters())))
+    finally:
+        for hook in hooks: hook.remove()
+    for layer, inputs in seen.items():
+        def slope(values):
+            first = grad(lambda values: sum(one.square().sum() for one in tree_leaves(layer(values, *inputs[1:]))))
+            return first(values).square().sum()
+        try: grad(slope)(inputs[0].detach().clone())
+        except Exception: return f"{leaves[layer]} ({type(layer).__name__})" # a layer may fail in any way
+    return ""
+
+@contextmanager
+def explained(client:Client):
+    "Turn PyTorch's error about a network into one line that names the layer."
+    try: yield
+    except (torch.OutOfMemoryError, InputError): raise
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        reason, layer = (str(error).strip() or type(error).__name__).splitlines()[0], culprit(client)
+        raise InputError(f"PyTorch cannot compute the model's gradients{layer and f' at {layer}'}: {reason[:200]}; "
+                         "replace that operation by one that can be differentiated twice") from error
+
+def check_path(client:Client):
+    "Refuse a network through which no gradient reaches the images, since an attack on it would not move."
+    images = torch.rand(2, *client.shape, generator=torch.Generator().manual_seed(0))
+    def length(images):
+        found = [one for one in tree_leaves(client.outputs({}, images)) if isinstance(one, Tensor)]
+        return sum(one.square().sum() for one in found if one.is_floating_point())
+    with explained(client): slope = grad(length)(images.to(next(client.model.parameters())))
+    if not slope.any():
+        raise InputError("no gradient reaches the images through the model (rounding, detach, no_grad or NumPy in it "
+                         "cuts the way), so gradient matching cannot work on it")
 
 # %% ../../nbs/1_attack/03_client.ipynb #adf84c0d
 def local_rows(client:Client,

@@ -14,10 +14,11 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator, progress
-from .client import Client, batchnorm_layers
+from .client import CLASSIFYING, Client, batchnorm_layers, check_path, explained
 from .sharing import SharedGradient
 from .labels import infer_labels
 from semsim.attack.objectives import (
@@ -40,7 +41,7 @@ class Reconstructions:
     snapshots: dict # step -> (N B,C,H,W) in [0,1], for the clients that got as far; others as they ended
 
     @property
-    def gave_up(self): # numbers of the clients for which no start led to a finite result; their images are grey
+    def gave_up(self): # numbers of the clients whose gradient is zero or led to no finite result; their images are grey
         return self.losses.isfinite().logical_not().nonzero().flatten().tolist()
 
     @property
@@ -82,16 +83,30 @@ def check_shared(shared:SharedGradient, settings:Attack):
     if shared.images_each is None:
         raise InputError("the attack needs the number of images behind a gradient; share with reveal=['batch_size'], "
                          "or give receive() images_each")
-    searchable = isinstance(shared.client.loss, str) and shared.client.loss != "squared_error"
+    named = isinstance(shared.client.loss, str) and len(shared.client.outputs_shape) == 1
+    searchable = named and shared.client.loss != "squared_error"
     if shared.labels is None and settings.labels == "search" and not searchable:
         raise InputError("labels are searched for cross-entropy losses only; reveal them")
+    if shared.labels is None and settings.labels == "infer" and not (
+        named and shared.client.loss.startswith(CLASSIFYING)):
+        raise InputError("labels are inferred for a cross-entropy over classes only; reveal them" +
+                         searchable * ", or search them with labels='search'")
+    if shared.silent.all():
+        raise InputError("every gradient is zero, so it says nothing about the images: the client learned nothing from "
+                         "them, or its loss does not depend on the model")
+    check_path(shared.client)
     if unordered(shared.client, shared.images_each) and (settings.group > 1 or settings.features):
         raise InputError("the order of the client's images is unknown: groups and features need it; leave them out")
-    if settings.statistics and settings.statistics_of == "batch" and not shared.statistics:
+    check_statistics(shared, settings)
+
+def check_statistics(shared:SharedGradient, settings:Attack):
+    "Refuse attacks that weigh BatchNorm statistics which are not there."
+    if not settings.statistics: return
+    if not batchnorm_layers(shared.model):
+        raise InputError("the attack weighs BatchNorm statistics, but the network has no BatchNorm; set statistics=0")
+    if settings.statistics_of == "batch" and not shared.statistics:
         raise InputError("the attack weighs BatchNorm statistics; share with reveal=['statistics'], or set "
                          "statistics_of='running'")
-    if settings.statistics and not batchnorm_layers(shared.model):
-        raise InputError("the attack weighs BatchNorm statistics, but the network has no BatchNorm; set statistics=0")
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #922fc98f
 def invert(shared:SharedGradient, # what the attacker sees
@@ -153,13 +168,35 @@ def problem_of(shared, labels, clients, attack, seed, compute # as `search_vecto
     return attacker_objective(client, attack, scale, shared.images_each), lru_cache(1)(starting), scale
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #c1a4a72c
+def one_by_one(function, # of tensors and dictionaries of tensors
+               width:int, # rows
+              ): # the same for several rows at once, as `vmap` makes it
+    "A loop over rows, for networks that PyTorch cannot compute in several copies at once."
+    def loop(*inputs):
+        rows = [function(*tree_map(itemgetter(row), inputs)) for row in range(width)]
+        return tree_map(lambda *ones: torch.stack(ones), *rows)
+    return loop
+
+def first_that_works(fast, slow): # two ways to compute the same
+    "The fast way, and from its first failure on the slow one."
+    def evaluate(*inputs):
+        if evaluate.fast:
+            try: return fast(*inputs)
+            except torch.OutOfMemoryError: raise
+            except (RuntimeError, NotImplementedError): evaluate.fast = False
+        return slow(*inputs)
+    evaluate.fast = True
+    return evaluate
+
 def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "The engine, on one process."
     objective, starting, (shift, scale) = problem_of(shared, labels, clients, attack, seed, compute)
     evaluate = vmap(grad_and_value(grouped(objective, attack), has_aux=True))
     rounds = ceil(len(tasks) / compute["width"]) * attack.steps
     if rounds >= RECORD_FROM or compute["compile"]: evaluate = recorded(evaluate, compute["compile"])
-    with multiplying(compute["precision"]):
+    one_row = grad_and_value(grouped(objective, attack), has_aux=True)
+    evaluate = first_that_works(evaluate, one_by_one(one_row, compute["width"]))
+    with multiplying(compute["precision"]), explained(shared.client):
         results, *rest = search_rows(
             evaluate, starting, tasks, compute["width"], attack, ((0 - shift) / scale, (1 - shift) / scale), snapshots,
             seed,
@@ -182,7 +219,7 @@ def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, c
     objective, starting, _ = problem_of(shared, labels, clients, attack, seed, compute)
     evaluate, results = recorded(grad_and_value(objective, has_aux=True), compute["compile"]), {}
     try:
-        with multiplying(compute["precision"]):
+        with multiplying(compute["precision"]), explained(shared.client):
             for task in progress(tasks, "attack", unit="row"):
                 results[task[:2]] = search_lbfgs(evaluate, *starting(task), attack, snapshots)
     except KeyboardInterrupt:
@@ -205,7 +242,8 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
     def pixels(values): return (shift + scale * values.cpu().float()).clamp(0, 1)
     best = []
     for row in range(len(shared)):
-        restarts = [results.get((row, restart), nothing) for restart in range(attack.restarts)]
+        searched = {} if shared.silent[row] else results # a zero gradient leads nowhere
+        restarts = [searched.get((row, restart), nothing) for restart in range(attack.restarts)]
         finite = [one for one in restarts if isfinite(one["distance"])]
         chosen = min(finite, key=itemgetter("distance"), default=nothing)
         if unordered(shared.client, shared.images_each) and chosen is not nothing:
@@ -213,7 +251,9 @@ def gather(shared, labels, attack, results, snapshots, card) -> Reconstructions:
             chosen = one_set(shared.client, chosen, own)
         best.append(chosen)
     images = torch.cat([pixels(one["found"]["images"]) for one in best])
-    if labels is None: labels = torch.cat([one["found"]["labels"].argmax(-1).cpu() for one in best])
+    if labels is None:
+        logits = torch.cat([one["found"]["labels"].cpu() for one in best])
+        labels = logits.sigmoid() if shared.client.loss == "binary_cross_entropy" else logits.argmax(-1)
     kept = {}
     for step in snapshots:
         kept[step] = torch.cat([pixels(one["snapshots"].get(step, one["found"]["images"])) for one in best])

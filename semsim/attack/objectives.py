@@ -77,7 +77,7 @@ def output_cosine_distance(gradient:dict, # parameter name -> Tensor
                            weights:dict, # parameter name -> weight
                           ) -> Tensor: # in [0,2]
     "One minus the cosine, for each output channel by itself (biases whole); their weighted mean."
-    rows = lambda one: {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in one.items()}
+    rows = lambda one: {name: tensor.reshape(1, -1) if tensor.ndim < 2 else tensor for name, tensor in one.items()}
     return mean_cosine_distance(rows(gradient), rows(target), weights, 1)
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #1479aac0
@@ -109,7 +109,7 @@ def layer_weights(gradients:dict, # parameter name -> (N, *shape)
     first, names = place[names[0]], received
     values = falling[[place[name] - first for name in names]].expand(clients, -1).clone()
     if kind == "top":
-        lengths = torch.stack([gradients[name].flatten(1).norm(dim=1) for name in names], 1)
+        lengths = torch.stack([gradients[name].reshape(clients, -1).norm(dim=1) for name in names], 1)
         chosen = torch.zeros_like(lengths, dtype=torch.bool).scatter(
             1, lengths.topk(min(int(count), len(names)), dim=1).indices, True
         )

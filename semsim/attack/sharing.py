@@ -7,7 +7,7 @@ __all__ = ['SharedGradient', 'share_gradient', 'receive']
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #2b743f16
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from ..core.files import check_images, load_tensors
 from ..core.classifiers import Classifier, check_fits
 from .defenses import Soteria, defended_images, on_gradients, parse_defense, parts_of
 from semsim.attack.client import (
-    Client, as_targets, batch_statistics, batchnorm_layers, gradient_of, local_steps, running_statistics,
+    Client, as_targets, bare, batch_statistics, batchnorm_layers, copied, explained, gradient_of, local_steps,
+    running_statistics,
 )
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #a1173388
@@ -58,10 +59,17 @@ class SharedGradient:
     statistics: list = None # of (N,2,channels), one for each BatchNorm layer; None if not revealed
     card: dict = field(default_factory=dict) # how they were shared or received, for the records
 
-    def __post_init__(self): object.__setattr__(self, "gradients", ordered(self.client, self.gradients))
+    def __post_init__(self):
+        object.__setattr__(self, "gradients", ordered(self.client, self.gradients))
+        for layer, (name, _) in zip(self.statistics or [], batchnorm_layers(self.model)):
+            if not layer.isfinite().all(): raise InputError(f"the statistics of {name} hold NaN or infinite values")
 
     @property
     def model(self): return self.client.model
+
+    @property
+    def silent(self): # (N,) True for a client whose gradient is zero everywhere: it says nothing about its images
+        return torch.stack([(rows == 0).reshape(len(self), -1).all(1) for rows in self.gradients.values()]).all(0)
 
     @property
     def missing(self): # names of parameters that the client trains, but of which no gradient came
@@ -116,7 +124,7 @@ def check_request(client, images, reveal, batch, defender):
     "Raise an InputError if the request is invalid."
     for name in reveal:
         check_name("thing to reveal", name, REVEALABLE)
-    if batch < 1 or len(images) % batch:
+    if not isinstance(batch, int) or batch < 1 or len(images) % batch:
         raise InputError(f"{len(images)} images do not make whole batches of {batch}")
     if batch % client.aggregated:
         raise InputError(f"{batch} images do not make whole batches for {client.aggregated} aggregated clients")
@@ -227,16 +235,17 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
                   ) -> SharedGradient: # no image inside
     "Compute what each client would send."
     check_images(images, channels=None)
+    reveal = (reveal,) if isinstance(reveal, str) and reveal else tuple(reveal or ())
     if isinstance(model, Classifier): check_fits(model, images)
-    client, defender = client_from(model, images.shape[1:], how), parse_defense(defense)
+    client, defender = client_from(model, tuple(images.shape[1:]), how), parse_defense(defense)
     targets = as_targets(labels, client.loss, client.outputs_shape, len(images))
     check_request(client, images, reveal, batch, defender)
-    images = images.to(next(client.model.parameters()).dtype)
+    images = images.detach().to(next(client.model.parameters()))
     rows, statistics, seen = [], [], []
     for number, (own, own_targets) in enumerate(zip(images.split(batch), targets.split(batch))):
         own, own_targets = defended_inputs(client, defender, own, own_targets, seed, number)
         seen.append(own_targets)
-        rows.append(defended_gradient(client, defender, own, own_targets, seed, number))
+        with explained(client): rows.append(defended_gradient(client, defender, own, own_targets, seed, number))
         if "statistics" in reveal: statistics.append(batch_statistics(client, own))
     gradients = {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]}
     images_each = batch if {"labels", "batch_size"} & set(reveal) else None # labels can be counted
@@ -247,11 +256,11 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
     return SharedGradient(client, gradients, images_each, seen_labels, layers, card)
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #c78a0cac
-def client_from(model, shape, how:dict) -> Client:
+def client_from(model, shape, how:dict) -> Client: # shape may be None
     "A client with options that a user named."
     known = [name for name, one in Client.__dataclass_fields__.items() if one.init][2:]
     for name in how: check_name("option of a client", name, known)
-    return Client(model, tuple(shape), **how)
+    return Client(model, shape, **how)
 
 def settings_of(client:Client) -> dict: # anything JSON can write
     "A client's settings, for the records."
@@ -284,46 +293,63 @@ def has_no_names(opened) -> bool:
 
 def as_tensor(value, name:str) -> Tensor: # float32 or float64
     "A received array as a dense tensor."
-    if not isinstance(value, (Tensor, np.ndarray, np.generic, list, tuple, float)):
+    if not isinstance(value, (Tensor, np.ndarray, np.generic, list, tuple, int, float)):
         raise InputError(f"{name} is {type(value).__name__}; expected a tensor or an array")
-    tensor = torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value).detach().cpu()
+    try: tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).detach().cpu()
+    except (TypeError, ValueError) as error: raise InputError(f"{name}: {str(error).splitlines()[0]}") from None
+    if tensor.is_complex(): raise InputError(f"{name} holds complex numbers; gradients of real weights are real")
     if tensor.layout != torch.strided: tensor = tensor.to_dense()
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #33b17b7e
 def named(received, # a dictionary, a list or a file
           model:nn.Module,
          ) -> dict: # name -> Tensor; parameters, and buffers if they came
-    "What one client sent, by name."
+    "What one client sent, by name; what is None did not come."
     if isinstance(received, (str, Path)): received = read_tensors(received)
-    if hasattr(received, "items"):
-        names = []
-        for name in received:
-            for prefix in PREFIXES: name = name.removeprefix(prefix)
-            names.append(name)
-        return {name: as_tensor(value, name) for name, value in zip(names, received.values())}
-    trained = [name for name, one in model.named_parameters() if one.requires_grad]
-    everything, parameters = list(model.state_dict()), [name for name, _ in model.named_parameters()]
-    fitting = [names for names in (trained, parameters, everything) if len(names) == len(received)]
-    if not fitting:
-        raise InputError(f"{len(received)} arrays came, but the model has {len(parameters)} parameters ({len(trained)} "
-                         f"trained) and {len(everything)} entries in its state_dict; give a dictionary with names")
-    return {name: as_tensor(value, name) for name, value in zip(fitting[0], received)}
+    if hasattr(received, "items"): pairs = [(without_prefix(name, model), one) for name, one in received.items()]
+    elif isinstance(received, (list, tuple)): pairs = zip(names_of_list(received, model), received)
+    else:
+        raise InputError(f"a client's {type(received).__name__} cannot be read: give a list in the order of the "
+                         "parameters, a dictionary with names or a file; a list of these for several clients")
+    return {name: as_tensor(value, name) for name, value in pairs if value is not None}
 
+def without_prefix(name:str, model:nn.Module) -> str:
+    "A parameter's name in the network itself, not in a wrapper for several GPUs or for `torch.compile`."
+    own = model.state_dict()
+    for prefix in PREFIXES: name = name if name in own else name.removeprefix(prefix)
+    return name
+
+def names_of_list(received:list, model:nn.Module) -> list: # of names
+    "The names of arrays that came in order: of the trained parameters, of all, or of the whole `state_dict`."
+    everything, parameters = list(model.state_dict()), [name for name, _ in model.named_parameters()]
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    for names in (trained, parameters, everything):
+        if len(names) == len(received): return names
+    raise InputError(f"{len(received)} arrays came, but the model has {len(parameters)} parameters ({len(trained)} "
+                     f"trained) and {len(everything)} entries in its state_dict; give a dictionary with names")
+
+# %% ../../nbs/1_attack/04_sharing.ipynb #9297ca92
 def as_gradient(sent:dict, # name -> Tensor
                 client:Client,
                 before:dict, # the state of the model that was sent out
                 content:str, # one of `CONTENTS`
                 images:int, # of this client, for its number of steps; None if unknown
+                summed:int, # clients whose sum this is
                ) -> dict: # parameter name -> (1, *shape)
     "The mean direction of a client's steps, from what it sent."
     unknown = [name for name in sent if name not in before]
     if unknown: check_name("parameter that this model trains", unknown[0], client.names)
+    buffers = [name for name in sent if name not in dict(client.model.named_parameters(remove_duplicate=False))]
+    if buffers and content == "gradient":
+        raise InputError(f"{buffers[0]} came, and a gradient holds no buffers: give content='weights' (after the round) "
+                         "or content='update' (after minus before)")
     sent = {name: value for name, value in sent.items() if name in client.names}
     for name, value in sent.items():
         if value.shape != before[name].shape:
             raise InputError(f"the gradient of {name} is {tuple(value.shape)}, but the model's parameter is "
                              f"{tuple(before[name].shape)}")
+    sent = {name: value / summed for name, value in sent.items()}
     if content == "weights": sent = {name: value - before[name] for name, value in sent.items()}
     if content != "gradient":
         path = client.local_lr * local_steps(client, images)
@@ -341,10 +367,15 @@ def values_a_channel(client:Client,
         for _, layer in batchnorm_layers(client.model)
     ]
     try:
-        with torch.no_grad(): client.outputs({}, torch.full((max(2, images), *client.shape), 0.5))
+        grey = torch.full((max(2, images), *client.shape), 0.5).to(next(client.model.parameters()))
+        with torch.no_grad(): client.outputs({}, grey)
     finally:
         for hook in hooks: hook.remove()
     return [count * images // max(2, images) for count in counts]
+
+def momentum_of(layer:nn.Module) -> float: # in [0,1]
+    "How far BatchNorm's running averages move at the next step; without a momentum they are a mean of all steps."
+    return layer.momentum if layer.momentum is not None else 1 / (layer.num_batches_tracked.item() + 1)
 
 def statistics_between(client:Client,
                        before:nn.Module, # the network that was sent out
@@ -354,11 +385,12 @@ def statistics_between(client:Client,
     "A batch's BatchNorm statistics, from running averages before and after one step."
     layers, found = batchnorm_layers(before), []
     if not layers or any(f"{name}.running_mean" not in after for name, _ in layers): return None
+    if any(momentum_of(layer) == 0 for _, layer in layers): return None # the averages never move
     for (name, layer), count in zip(layers, values_a_channel(client, images)):
-        moved = []
+        moved, momentum = [], momentum_of(layer)
         for kind in ("running_mean", "running_var"):
             start = getattr(layer, kind).cpu()
-            moved.append((after[f"{name}.{kind}"] - (1 - layer.momentum) * start) / layer.momentum)
+            moved.append((after[f"{name}.{kind}"] - (1 - momentum) * start) / momentum)
         moved[1] = moved[1] * (count - 1) / count
         found.append(torch.stack(moved)[None])
     return found
@@ -377,14 +409,16 @@ def receive(model:nn.Module, # the network that the server sent out; it is copie
     check_name("content", content, CONTENTS)
     if content != "gradient" and "local_lr" not in how:
         raise InputError(f"content={content!r} needs the client's learning rate: give local_lr")
-    if isinstance(model, nn.Module): model = model_in_float32(model)
-    client = Client(model, size, **how | dict(aggregated=summed))
-    several = isinstance(received, (list, tuple)) and len(received) and holds_clients(received[0])
-    sent = [named(one, model) for one in (received if several else [received])]
-    check_counts(client, sent, images_each, content)
-    rows = [as_gradient(one, client, model.state_dict(), content, images_each and images_each // summed) for one in sent]
+    if isinstance(model, nn.Module): model = model_in_float32(bare(model))
+    client = client_from(model, size, how | (dict(aggregated=summed) if summed != 1 else {}))
+    sent = [named(one, model) for one in of_clients(received)]
+    if images_each is None and labels is not None: images_each = len(labels) // len(sent) or None
+    check_counts(client, images_each, content, summed)
+    each, before = images_each and images_each // client.aggregated, {}
+    for name, one in model.state_dict().items(): before[name] = one.cpu()
+    rows = [as_gradient(one, client, before, content, each, summed) for one in sent]
     names = [name for name in rows[0] if all(name in row for row in rows)]
-    gradients = {name: torch.cat([row[name] for row in rows]) / (summed if content != "weights" else 1) for name in names}
+    gradients = {name: torch.cat([row[name] for row in rows]) for name in names}
     if labels is not None:
         labels = as_targets(labels, client.loss, client.outputs_shape, len(rows) * (images_each or 1))
     statistics = received_statistics(client, model, sent, images_each, content)
@@ -395,7 +429,13 @@ def receive(model:nn.Module, # the network that the server sent out; it is copie
 def model_in_float32(model:nn.Module) -> nn.Module: # the same, or a copy
     "A network with half-precision weights as the float32 network with the same weights."
     half = any(one.dtype in (torch.float16, torch.bfloat16) for one in model.parameters())
-    return deepcopy(model).float() if half else model
+    return copied(model).float() if half else model
+
+def of_clients(received) -> list: # of what each client sent
+    "What several clients sent, or one."
+    if not isinstance(received, (list, tuple, str, Path, Tensor, np.ndarray)) and not hasattr(received, "items"):
+        received = list(received) if hasattr(received, "__iter__") else received # a generator
+    return received if isinstance(received, (list, tuple)) and received and holds_clients(received[0]) else [received]
 
 def holds_clients(first) -> bool:
     "Whether the entries of a list are clients, not arrays."
@@ -403,9 +443,11 @@ def holds_clients(first) -> bool:
         first[0] if len(first) else None, (Tensor, np.ndarray)
     )
 
-def check_counts(client, sent, images_each, content):
+def check_counts(client, images_each, content, summed):
     "Refuse what cannot be computed without the number of images."
-    if images_each is not None and images_each < 1: raise InputError(f"images_each is {images_each}; give 1 or more")
+    for name, count in (("images_each", images_each), ("summed", summed)):
+        if count is not None and not (isinstance(count, int) and count > 0):
+            raise InputError(f"{name} is {count!r}; give 1 or more")
     if images_each and images_each % client.aggregated:
         raise InputError(f"{images_each} images do not divide among {client.aggregated} summed clients")
     if content != "gradient" and images_each is None and client.local_batch:
