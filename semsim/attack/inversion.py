@@ -6,29 +6,32 @@
 __all__ = ['Reconstructions', 'invert']
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #88d69d25
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import ceil, isfinite
 from operator import itemgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from ..core.errors import InputError, check_name
-from ..core.seeds import generator, progress
+from ..core.seeds import generator as seeded_draws
+from ..core.seeds import progress
 from .client import CLASSIFYING, Client, batchnorm_layers, check_path, explained
 from .sharing import SharedGradient
 from .labels import infer_labels
 from semsim.attack.objectives import (
-    OBJECTIVES, PRESETS, PRIORS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped, over_epochs,
-    scale_of, start_of, unordered,
+    OBJECTIVES, PRESETS, PRIORS, UNITS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped,
+    over_epochs, scale_of, start_of, unordered,
 )
 from semsim.attack.engine import (
     OPTIMIZERS, PRECISIONS, RECORD_FROM, check_compute, choose_width, multiplying, prepared, recorded, search_lbfgs,
     search_rows,
 )
+from .latent import checked_generator, decoded, generator_card, start_of_latents
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #f94d9ca0
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def attack_settings(attack, changes:dict) -> Attack:
         check_name("prior", name, PRIORS)
     (
         check_name("start", settings.start, ["uniform", "normal", "zeros", "patterned"]),
-        check_name("unit", settings.units, ["pixel", "sigma"]),
+        check_name("unit", settings.units, UNITS),
     )
     check_name("way to labels", settings.labels, ["infer", "search"])
     check_name("decay of the rate", settings.decay, ["steps", "cosine", "none"])
@@ -95,8 +98,10 @@ def check_shared(shared:SharedGradient, settings:Attack):
         raise InputError("every gradient is zero, so it says nothing about the images: the client learned nothing from "
                          "them, or its loss does not depend on the model")
     check_path(shared.client)
-    if unordered(shared.client, shared.images_each) and (settings.group > 1 or settings.features):
-        raise InputError("the order of the client's images is unknown: groups and features need it; leave them out")
+    coupled = settings.group > 1 or settings.features or settings.units == "latent"
+    if unordered(shared.client, shared.images_each) and coupled:
+        raise InputError("the order of the client's images is unknown: groups, features and a generator need it; leave "
+                         "them out")
     check_statistics(shared, settings)
 
 def check_statistics(shared:SharedGradient, settings:Attack):
@@ -118,12 +123,14 @@ def invert(shared:SharedGradient, # what the attacker sees
            device:str="cpu", # where to compute
            channels_last:bool=False, # memory layout of the network
            compile:bool=False, # see `recorded`; needs a C++ compiler
+           generator:nn.Module=None, # makes images of latents; for attack="latent"
            executor=None, # any `concurrent.futures.Executor`, to which groups of `width` rows are sent; None: here
            **changes, # settings that differ from the preset's, e.g. steps=1000
           ) -> Reconstructions:
     "Reconstruct the images behind shared gradients."
     settings = attack_settings(attack, changes)
     check_shared(shared, settings)
+    generator = checked_generator(generator, shared.client, settings)
     check_compute(precision, device, compile)
     if settings.statistics and settings.statistics_of == "running": shared = shared.with_statistics()
     labels = infer_labels(shared) if shared.labels is None and settings.labels == "infer" else shared.labels
@@ -131,12 +138,14 @@ def invert(shared:SharedGradient, # what the attacker sees
     width = 1 if settings.optimizer == "lbfgs" else width or choose_width(shared, len(tasks))
     compute = dict(width=width, precision=precision, device=device, channels_last=channels_last, compile=compile)
     parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
+    card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings))
+    compute["generator"] = generator
     calls = [(*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts]
     search = search_lbfgs_rows if settings.optimizer == "lbfgs" else search_vectorised
     found = list((executor.map if executor else map)(search, *zip(*calls)))
-    results = {task: result for part, _, _ in found for task, result in part.items()}
-    card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings),
-                restarted=sum(restarted for _, restarted, _ in found), stopped=any(stopped for *_, stopped in found))
+    results = {task: decoded(result, generator) for part, _, _ in found for task, result in part.items()}
+    card |= dict(restarted=sum(restarted for _, restarted, _ in found), stopped=any(stopped for *_, stopped in found),
+                 **generator_card(generator))
     return gather(shared, labels, settings, results, tuple(snapshots), card)
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #0d50d750
@@ -157,15 +166,19 @@ def problem_of(shared, labels, clients, attack, seed, compute # as `search_vecto
         shared.gradients, attack.layers, attack.weights, shared.client.names
     )
     def move(one): return one.to(compute["device"], dtype if one.is_floating_point() else one.dtype)
+    generator = compute.get("generator")
+    if generator is not None: generator = deepcopy(generator).to(compute["device"], dtype)
     def starting(task):
         row, restart, attempt = task
         start = start_of(shared, attack, labels is None, seed, row, restart, *([attempt] if attempt else []))
         known = known_of(shared, labels, weights, clients.index(row), attack.features > 0)
+        if generator is not None: start["images"] = start_of_latents(shared, generator, seed, *task)
         if unordered(shared.client, shared.images_each):
-            start, known = over_epochs(shared.client, start, known, generator("order", seed, "attacker", *task))
+            start, known = over_epochs(shared.client, start, known, seeded_draws("order", seed, "attacker", *task))
         return mapped(move, start), mapped(move, known)
     scale = tuple(move(one) for one in scale_of(shared.client, attack.units))
-    return attacker_objective(client, attack, scale, shared.images_each), lru_cache(1)(starting), scale
+    objective = attacker_objective(client, attack, scale, shared.images_each, generator)
+    return objective, lru_cache(1)(starting), scale
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #c1a4a72c
 def one_by_one(function, # of tensors and dictionaries of tensors

@@ -163,7 +163,7 @@ class Attack:
     group: int = 1 # starts that are searched together and kept similar; the one with the smallest distance is kept
     consistency: float = 0.0 # weight of the squared distance of a group's members to their registered mean
     start: str = "uniform" # "uniform", "normal", "zeros" or "patterned" (a normal 4 x 4 patch, repeated), in `units`
-    units: str = "pixel" # "pixel": values in [0,1]; "sigma": normalised by the model's mean and deviation
+    units: str = "pixel" # of what is searched: "pixel" in [0,1]; "sigma", normalised; "latent", a generator's input
     box: bool = True # pixels are kept in [0,1] after each step
     median_every: int = 0 # steps between 3 x 3 median filters; 0 for none
     labels: str = "infer" # labels that were not revealed are read off, "infer", or searched with the image, "search"
@@ -173,6 +173,7 @@ class Attack:
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #08c7eaaf
 GEIPING, ZHU, ZHAO, YIN = "arXiv:2003.14053", "arXiv:1906.08935", "arXiv:2001.02610", "arXiv:2104.07586"
+JEON = "arXiv:2110.14962"
 CODE = "public code of arXiv:2309.13038"
 
 published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
@@ -231,6 +232,16 @@ PRESETS = {
     "inversed_large_8000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=8000, restarts=3),
     "inversed_cele": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
     "ats": replace(published, source="arXiv:2011.12505"),
+    "latent": Attack(
+        priors=(("l2", 1e-6),), # of latents
+        optimizer="adam",
+        steps=200,
+        restarts=4,
+        start="normal",
+        units="latent",
+        box=False,
+        source=JEON,
+    ),
 }
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #d66cc5a6
@@ -336,11 +347,13 @@ def epochs_prior(client:Client,
     return (means[:, :, None] - means[:, None]).square().sum(3).mean()
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #2c20b2d2
+UNITS = ("pixel", "sigma", "latent")
+
 def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
     "What turns searched values into pixels: shift + scale * value."
-    check_name("unit", units, ["pixel", "sigma"])
+    check_name("unit", units, UNITS)
     own = client.model if isinstance(client.model, Classifier) else client # classifiers normalise their input themselves
-    if units == "pixel": return torch.zeros(client.shape[0], 1, 1), torch.ones(client.shape[0], 1, 1)
+    if units != "sigma": return torch.zeros(client.shape[0], 1, 1), torch.ones(client.shape[0], 1, 1)
     if own.mean is None: raise InputError("this attack searches in standard deviations of the data: give mean and std")
     return own.mean, own.std
 
@@ -349,12 +362,14 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
                        attack:Attack,
                        scale:tuple, # from `scale_of`
                        images_each:int=None, # of a client that may shuffle them; None: taken in turn
+                       generator=None, # makes images of what is searched, instead of the scale
                       ): # function (found, known) -> (objective, distance between the gradients)
     "The objective of an attack on one client."
     to_targets = torch.sigmoid if client.loss == "binary_cross_entropy" else partial(torch.softmax, dim=-1)
     distance, (shift, deviation), dtype = OBJECTIVES[attack.objective], scale, next(client.model.parameters()).dtype
     def objective(found, known):
-        images = (shift + deviation * found["images"]).to(dtype)
+        images = generator(found["images"]) if generator else shift + deviation * found["images"]
+        images = images.to(dtype)
         targets = to_targets(found["labels"]) if "labels" in found else known["labels"]
         compute = epochs_gradient if unordered(client, images_each) else gradient_of
         gradient = compute(client, images, targets, list(known["weights"]))
