@@ -59,9 +59,9 @@ NETWORKS = ("lenet", "lenet-trained", "resnet20-0.5")
 class Budget:
     "How much is computed."
 
-    images: int = 16  # photographs
+    images: int = 8  # photographs
     held: int = 6  # others, on which components are chosen
-    steps: int = 600  # gradients that an attack may compute for each photograph
+    steps: int = 300  # gradients that an attack may compute for each photograph
     choosing: int = 300  # the same, where components are chosen
     epochs: int = 40  # of the trained network
 

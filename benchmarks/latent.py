@@ -1,4 +1,4 @@
-"""What a generator as prior gains and invents: the table latent.csv behind nbs/results/gradient_inversion.ipynb.
+"""What a generator as prior gains and invents: the table latent.csv behind nbs/results/attackers.ipynb.
 
     .venv/bin/python benchmarks/latent.py FOLDER
 
@@ -96,7 +96,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="CIFAR-10 as images, in train/CLASS and test/CLASS")
     parser.add_argument("--small", action="store_true", help="few images and steps")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parents[1] / "nbs/results/gradient_inversion")
+    parser.add_argument("--into", type=Path, default=Path(__file__).parents[1] / "nbs/results/attackers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     budget, begun = SMALL if options.small else Budget(), time.process_time()

@@ -199,5 +199,5 @@ def test_the_script_writes_its_table(digits, tmp_path):
     assert made.returncode == 0, made.stderr[-3000:]
     table = pd.read_csv(into / "latent.csv")
     assert table.groupby(["network", "defense", "attack"]).size().eq(2).all() and len(table) == 2 * (2 * 2 * 2 + 1)
-    stored = pd.read_csv(ROOT / "nbs/results/gradient_inversion/latent.csv")
+    stored = pd.read_csv(ROOT / "nbs/results/attackers/latent.csv")
     assert list(table) == list(stored) and (into / "latent.json").exists()
