@@ -84,6 +84,7 @@ def copied(model:nn.Module) -> nn.Module: # a network that shares nothing with t
     except (RuntimeError, TypeError) as error:
         raise InputError(f"the model cannot be copied ({str(error).splitlines()[0]}); load it afresh") from None
 
+# %% ../../nbs/1_attack/03_client.ipynb #a7ae53ed
 def model_copy(model:nn.Module, # yours; it is never changed
                mode:str, # "eval" or "train"
               ) -> nn.Module: # in eval mode; BatchNorm as `mode` says
@@ -145,6 +146,7 @@ def as_targets(labels, # a tensor, an array or a list
         raise InputError("binary_cross_entropy needs labels in [0,1]; for real numbers use loss='squared_error'")
     return targets if loss.startswith(CLASSIFYING) else targets.float()
 
+# %% ../../nbs/1_attack/03_client.ipynb #7e2c2775
 def check_classes(targets:Tensor, # int64 class numbers, or float32 probabilities
                   outputs:tuple, # (K,), or (K,H,W) for segmentation
                  ):
@@ -164,7 +166,8 @@ def check_classes(targets:Tensor, # int64 class numbers, or float32 probabilitie
         raise InputError(f"labels are {tuple(targets.shape)}, but one class number each is {(len(targets), *places)}; "
                          "give class probabilities as float, several classes with loss='binary_cross_entropy'")
     elif not 0 <= targets.min() <= targets.max() < classes:
-        raise InputError(f"labels span {targets.min()} to {targets.max()}, but the model has classes 0 to {classes - 1}")
+        raise InputError(f"labels span {targets.min()} to {targets.max()}, but the model has classes 0 to "
+                         f"{classes - 1}")
 
 # %% ../../nbs/1_attack/03_client.ipynb #ceb8a98a
 @contextmanager
@@ -240,6 +243,7 @@ def shape_of_images(shape, model) -> tuple: # (C,H,W)
     if whole and len(shape) == 3: return tuple(shape)
     raise InputError(f"the size of images is {shape!r}; give (channels, height, width)")
 
+# %% ../../nbs/1_attack/03_client.ipynb #e8f30418
 def described(outputs) -> str:
     "What a network returned, in a few words."
     if isinstance(outputs, dict): return f"a dictionary ({', '.join(map(str, outputs))})"
@@ -285,6 +289,7 @@ def probed(client:Client): # what the network returns for two grey images
                              "remembers earlier images, and an attacker cannot repeat what the client computed")
     return outputs
 
+# %% ../../nbs/1_attack/03_client.ipynb #52750f92
 def check_mode(model:nn.Module, # the user's
                client:Client, # with its copy of it, in eval mode
               ):
@@ -298,8 +303,8 @@ def check_mode(model:nn.Module, # the user's
         same = all(torch.equal(one, other) for run in runs for one, other in zip(run, calm))
     except ValueError: same = False # BatchNorm of a single value
     if not same:
-        raise InputError("the model is in training mode, in which BatchNorm and dropout act: call model.eval(), or give "
-                         "mode='train' if the client trains so")
+        raise InputError("the model is in training mode, in which BatchNorm and dropout act: call model.eval(), or "
+                         "give mode='train' if the client trains so")
 
 # %% ../../nbs/1_attack/03_client.ipynb #22fd52d5
 @patch
@@ -326,6 +331,7 @@ def objective(self:Client,
         raise InputError(f"the loss is {described(loss)}, not a tensor with one number; take the mean over the batch")
     return self.loss_scale * loss
 
+# %% ../../nbs/1_attack/03_client.ipynb #755223dc
 @patch
 def moved(self:Client,
           device, # where to
@@ -371,6 +377,7 @@ def explained(client:Client):
         raise InputError(f"PyTorch cannot compute the model's gradients{layer and f' at {layer}'}: {reason[:200]}; "
                          "replace that operation by one that can be differentiated twice") from error
 
+# %% ../../nbs/1_attack/03_client.ipynb #ba2b9fd4
 def check_path(client:Client):
     "Refuse a network through which no gradient reaches the images, since an attack on it would not move."
     images = torch.rand(2, *client.shape, generator=torch.Generator().manual_seed(0))
@@ -400,6 +407,7 @@ def local_steps(client:Client,
     "How many steps of local training a client takes."
     return client.local_epochs * ceil(images / (client.local_batch or images))
 
+# %% ../../nbs/1_attack/03_client.ipynb #27a3bff0
 def direction(client:Client,
               gradient:dict, # name -> Tensor
               parameters:dict, # the same names
@@ -441,6 +449,7 @@ def _one_client(client, images, targets, names, rows): # name -> Tensor
 
     return grad(loss)(wanted)
 
+# %% ../../nbs/1_attack/03_client.ipynb #cbfaaf39
 def gradient_of(client:Client,
                 images:Tensor, # (B,C,H,W) in [0,1]
                 targets:Tensor, # see `as_targets`

@@ -185,7 +185,8 @@ def activations(client:Client, # its model is looked at
 def row_bytes(shared:SharedGradient) -> int:
     "Approximate memory of one row: activations and parameters, each kept several times for two derivatives."
     parameters = sum(parameter.numel() for parameter in shared.model.parameters())
-    return 4 * (8 * activations(shared.client, shared.images_each) + 8 * parameters) * local_steps(shared.client, shared.images_each)
+    steps = local_steps(shared.client, shared.images_each)
+    return 4 * (8 * activations(shared.client, shared.images_each) + 8 * parameters) * steps
 
 def choose_width(shared:SharedGradient,
                  tasks:int, # rows to attack, restarts counted
@@ -280,6 +281,7 @@ def descend(slots:Slots, # changed in place
         due = (slots.age % attack.median_every == 0).view(-1, 1, 1, 1, 1)
         if due.any(): images.copy_(torch.where(due, median_filter(images), images))
 
+# %% ../../nbs/1_attack/07_engine.ipynb #975ab631
 def smoothed(derivative:Tensor, # (W,B,C,H,W) of the images
              age:Tensor, # (W,) steps that each row has taken
              attack:Attack,
@@ -332,8 +334,7 @@ def search_rows(evaluate, # function (found, known) -> (derivatives, (objectives
     "Search all tasks, `width` at a time."
     rates, slots, waiting = rates_of(attack).to(bounds[0]), Slots(*starting(tasks[0]), width, seed), deque(tasks)
     results, restarted = {}, 0
-    for slot in range(width):
-        slots.take(slot, waiting, starting)
+    for slot in range(width): slots.take(slot, waiting, starting)
     total, images = ceil(len(tasks) / width) * (attack.steps + 1), slots.found["images"].shape[:2].numel()
     try:
         for _ in progress(slots.rounds(), f"attack {len(tasks)} rows", total, "image-step", images):

@@ -104,6 +104,7 @@ def check_shared(shared:SharedGradient, settings:Attack):
                          "them out")
     check_statistics(shared, settings)
 
+# %% ../../nbs/1_attack/10_inversion.ipynb #004b2fdc
 def check_statistics(shared:SharedGradient, settings:Attack):
     "Refuse attacks that weigh BatchNorm statistics which are not there."
     if not settings.statistics: return
@@ -137,16 +138,23 @@ def invert(shared:SharedGradient, # what the attacker sees
     tasks = [(row, restart, 0) for row in range(len(shared)) for restart in range(settings.restarts)]
     width = 1 if settings.optimizer == "lbfgs" else width or choose_width(shared, len(tasks))
     compute = dict(width=width, precision=precision, device=device, channels_last=channels_last, compile=compile)
-    parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
     card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings))
     compute["generator"] = generator
-    calls = [(*seen_by(shared, labels, part), settings, seed, part, tuple(snapshots), compute) for part in parts]
-    search = search_lbfgs_rows if settings.optimizer == "lbfgs" else search_vectorised
+    results, happened = searched(shared, labels, settings, seed, tasks, tuple(snapshots), compute, executor)
+    return gather(shared, labels, settings, results, tuple(snapshots), card | happened | generator_card(generator))
+
+# %% ../../nbs/1_attack/10_inversion.ipynb #64cb780d
+def searched(shared, labels, attack, seed, tasks, snapshots, compute, executor
+            ) -> tuple: # ((client, restart) -> result, what happened on the way)
+    "Search all tasks, here or spread over the workers of an executor."
+    width = compute["width"]
+    parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
+    calls = [(*seen_by(shared, labels, part), attack, seed, part, snapshots, compute) for part in parts]
+    search = search_lbfgs_rows if attack.optimizer == "lbfgs" else search_vectorised
     found = list((executor.map if executor else map)(search, *zip(*calls)))
-    results = {task: decoded(result, generator) for part, _, _ in found for task, result in part.items()}
-    card |= dict(restarted=sum(restarted for _, restarted, _ in found), stopped=any(stopped for *_, stopped in found),
-                 **generator_card(generator))
-    return gather(shared, labels, settings, results, tuple(snapshots), card)
+    results = {task: decoded(result, compute["generator"]) for part, _, _ in found for task, result in part.items()}
+    restarted, stopped = sum(one for _, one, _ in found), any(one for *_, one in found)
+    return results, dict(restarted=restarted, stopped=stopped)
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #0d50d750
 def seen_by(shared:SharedGradient,
@@ -158,6 +166,7 @@ def seen_by(shared:SharedGradient,
     part = replace(shared, labels=labels).take(clients)
     return part, part.labels, clients
 
+# %% ../../nbs/1_attack/10_inversion.ipynb #1e7a0b49
 def problem_of(shared, labels, clients, attack, seed, compute # as `search_vectorised` gets them
               ) -> tuple: # (objective, function of a task -> (start, known), (shift, scale))
     "What both searches need, in the precision and on the device of the search."
@@ -201,6 +210,7 @@ def first_that_works(fast, slow): # two ways to compute the same
     evaluate.fast = True
     return evaluate
 
+# %% ../../nbs/1_attack/10_inversion.ipynb #a7915ba2
 def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "The engine, on one process."
     objective, starting, (shift, scale) = problem_of(shared, labels, clients, attack, seed, compute)
@@ -215,7 +225,8 @@ def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, c
             seed,
         )
         for task, result in results.items() if attack.group > 1 else ():
-            result["found"]["images"] = best_member(result["found"]["images"], objective, starting((*task, 0))[1], attack)
+            members, known = result["found"]["images"], starting((*task, 0))[1]
+            result["found"]["images"] = best_member(members, objective, known, attack)
     return results, *rest
 
 def best_member(images:Tensor, # (G B,C,H,W), a group's in the attack's units
@@ -227,6 +238,7 @@ def best_member(images:Tensor, # (G B,C,H,W), a group's in the attack's units
     members = images.unflatten(0, (attack.group, -1))
     return min(members, key=lambda one: objective({"images": one}, known)[1].nan_to_num(torch.inf).item())
 
+# %% ../../nbs/1_attack/10_inversion.ipynb #699264ef
 def search_lbfgs_rows(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "L-BFGS, one row after the other."
     objective, starting, _ = problem_of(shared, labels, clients, attack, seed, compute)

@@ -85,6 +85,13 @@ OBJECTIVES = {"squared": squared_distance, "absolute": absolute_distance, "cosin
               "layer_cosine": layer_cosine_distance, "output_cosine": output_cosine_distance}
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #506131d4
+FALLING = { # weights of a number of layers, from the first to the last
+    "equal": torch.ones,
+    "linear": lambda n: torch.arange(n, 0, -1) / n,
+    "exp": lambda n: torch.exp(-torch.arange(n)),
+}
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #f0ab71dd
 def layer_weights(gradients:dict, # parameter name -> (N, *shape)
                   layers:str="all", # "all", "first_4", "last_4", "top_4": parameter tensors that count
                   weights:str="equal", # "equal"; "linear" or "exp": falling from the first to the last
@@ -100,12 +107,7 @@ def layer_weights(gradients:dict, # parameter name -> (N, *shape)
     names = {"first": names[:int(count or 0)], "last": names[-int(count or 0):]}.get(kind, names)
     if not (received := [name for name in names if name in gradients]):
         raise InputError(f"layers {layers!r}: no gradient of these came ({', '.join(names)}); attack other layers")
-    fall = {
-        "equal": torch.ones,
-        "linear": lambda n: torch.arange(n, 0, -1) / n,
-        "exp": lambda n: torch.exp(-torch.arange(n)),
-    }
-    falling = fall[check_name("weighting of layers", weights, fall)](len(names))
+    falling = FALLING[check_name("weighting of layers", weights, FALLING)](len(names))
     first, names = place[names[0]], received
     values = falling[[place[name] - first for name in names]].expand(clients, -1).clone()
     if kind == "top":
@@ -181,10 +183,28 @@ published = Attack(units="sigma", start="normal", steps=4800, source=CODE)
 # %% ../../nbs/1_attack/06_objectives.ipynb #40ddcf4a
 PRESETS = {
     "inverting_gradients": Attack(source=GEIPING),
-    "strong": replace(
-        published,
-        start="uniform",
-        units="pixel",
+    "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, labels="search", source=ZHU),
+    "idlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, source=ZHAO),
+    "inversed": replace(published, steps=8000),
+    "inversed-zero": replace(published, start="zeros"),
+    "inversed-sim-out": replace(published, objective="output_cosine", start="zeros"),
+    "inversed-sgd-sim": replace(published, optimizer="sgd", lr=0.01),
+    "inversed-LBFGS-sim": replace(published, optimizer="lbfgs", lr=1e-4, steps=300, restarts=16, decay="none"),
+    "inversed-adam-L1": replace(published, objective="absolute"),
+    "inversed-adam-L2": replace(published, objective="squared"),
+    "zhu": replace(published, objective="squared", priors=(("tv", 1e-3),), optimizer="lbfgs", lr=1e-4, steps=50,
+                   restarts=2, decay="none", box=False),
+    "inversed_large": replace(published, priors=(("tv", 1e-2),), steps=12000),
+    "inversed_large_24000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=24000, restarts=4),
+    "inversed_large_12000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
+    "inversed_large_8000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=8000, restarts=3),
+    "inversed_cele": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
+    "ats": replace(published, source="arXiv:2011.12505"),
+}
+
+# %% ../../nbs/1_attack/06_objectives.ipynb #1969bb0b
+PRESETS |= {
+    "strong": Attack(
         priors=(("tv", 1e-2),),
         optimizer="soft_signed_adam",
         coarse=4,
@@ -206,42 +226,8 @@ PRESETS = {
         steps=20000,
         source=YIN,
     ),
-    "dlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, labels="search", source=ZHU),
-    "idlg": Attack("squared", (), optimizer="lbfgs", lr=1.0, decay="none", box=False, source=ZHAO),
-    "inversed": replace(published, steps=8000),
-    "inversed-zero": replace(published, start="zeros"),
-    "inversed-sim-out": replace(published, objective="output_cosine", start="zeros"),
-    "inversed-sgd-sim": replace(published, optimizer="sgd", lr=0.01),
-    "inversed-LBFGS-sim": replace(published, optimizer="lbfgs", lr=1e-4, steps=300, restarts=16, decay="none"),
-    "inversed-adam-L1": replace(published, objective="absolute"),
-    "inversed-adam-L2": replace(published, objective="squared"),
-    "zhu": replace(
-        published,
-        objective="squared",
-        priors=(("tv", 1e-3),),
-        optimizer="lbfgs",
-        lr=1e-4,
-        steps=50,
-        restarts=2,
-        decay="none",
-        box=False,
-    ),
-    "inversed_large": replace(published, priors=(("tv", 1e-2),), steps=12000),
-    "inversed_large_24000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=24000, restarts=4),
-    "inversed_large_12000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
-    "inversed_large_8000_3_lr1": replace(published, priors=(("tv", 1e-1),), steps=8000, restarts=3),
-    "inversed_cele": replace(published, priors=(("tv", 1e-1),), steps=12000, restarts=3),
-    "ats": replace(published, source="arXiv:2011.12505"),
-    "latent": Attack(
-        priors=(("l2", 1e-6),), # of latents
-        optimizer="adam",
-        steps=200,
-        restarts=4,
-        start="normal",
-        units="latent",
-        box=False,
-        source=JEON,
-    ),
+    "latent": Attack(priors=(("l2", 1e-6),), optimizer="adam", steps=200, restarts=4, start="normal", units="latent",
+                     box=False, source=JEON), # its prior is on latents
 }
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #d66cc5a6
@@ -352,7 +338,7 @@ UNITS = ("pixel", "sigma", "latent")
 def scale_of(client:Client, units:str) -> tuple: # (shift, scale), each (C,1,1)
     "What turns searched values into pixels: shift + scale * value."
     check_name("unit", units, UNITS)
-    own = client.model if isinstance(client.model, Classifier) else client # classifiers normalise their input themselves
+    own = client.model if isinstance(client.model, Classifier) else client # classifiers normalise by themselves
     if units != "sigma": return torch.zeros(client.shape[0], 1, 1), torch.ones(client.shape[0], 1, 1)
     if own.mean is None: raise InputError("this attack searches in standard deviations of the data: give mean and std")
     return own.mean, own.std
@@ -415,6 +401,7 @@ def block_mean(images:Tensor, # (...,H,W)
     wide = means.repeat_interleave(side, -1).repeat_interleave(side, -2)
     return wide[..., :images.shape[-2], :images.shape[-1]].reshape(images.shape)
 
+# %% ../../nbs/1_attack/06_objectives.ipynb #57d11b58
 def tiled(patch:Tensor, # (B,C,4,4)
           shape:tuple, # (B,C,H,W)
          ) -> Tensor: # (B,C,H,W)

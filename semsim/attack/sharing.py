@@ -98,10 +98,11 @@ def with_statistics(self:SharedGradient,
     layers = running_statistics(self.client)
     if proxies is not None: layers = batch_statistics(self.client, check_images(proxies, "proxies", channels=None))
     if not layers or any(layer is None for layer in layers):
-        raise InputError("the client's network has no running BatchNorm statistics; give proxies=images like the clients'")
+        raise InputError("the network has no running BatchNorm statistics; give proxies, images like the clients'")
     statistics = [layer.detach().expand(len(self), *layer.shape) for layer in layers]
     return replace(self, statistics=statistics)
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #691b68ec
 @patch
 def __repr__(self:SharedGradient):
     sent = sum(rows[0].numel() for rows in self.gradients.values())
@@ -249,11 +250,10 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
         if "statistics" in reveal: statistics.append(batch_statistics(client, own))
     gradients = {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]}
     images_each = batch if {"labels", "batch_size"} & set(reveal) else None # labels can be counted
-    seen_labels = torch.cat(seen) if "labels" in reveal else None
     layers = [torch.stack(layer).detach() for layer in zip(*statistics)] or None
     card = settings_of(client) | dict(defense=defense, reveal=sorted(reveal))
     if targets.is_floating_point() and targets.ndim > 1: card["targets"] = "soft"
-    return SharedGradient(client, gradients, images_each, seen_labels, layers, card)
+    return SharedGradient(client, gradients, images_each, torch.cat(seen) if "labels" in reveal else None, layers, card)
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #c78a0cac
 def client_from(model, shape, how:dict) -> Client: # shape may be None
@@ -271,6 +271,7 @@ def settings_of(client:Client) -> dict: # anything JSON can write
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #968cd822
 CONTENTS = ("gradient", "update", "weights")
+
 PREFIXES = ("module.", "_orig_mod.")
 
 def read_tensors(path) -> dict: # name -> Tensor; or a list of tensors
@@ -291,6 +292,7 @@ def has_no_names(opened) -> bool:
     "Whether an .npz file numbers its arrays (arr_0, arr_1, ...), as a list that was saved does."
     return all(name.startswith("arr_") for name in opened)
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #99db6747
 def as_tensor(value, name:str) -> Tensor: # float32 or float64
     "A received array as a dense tensor."
     if not isinstance(value, (Tensor, np.ndarray, np.generic, list, tuple, int, float)):
@@ -342,8 +344,8 @@ def as_gradient(sent:dict, # name -> Tensor
     if unknown: check_name("parameter that this model trains", unknown[0], client.names)
     buffers = [name for name in sent if name not in dict(client.model.named_parameters(remove_duplicate=False))]
     if buffers and content == "gradient":
-        raise InputError(f"{buffers[0]} came, and a gradient holds no buffers: give content='weights' (after the round) "
-                         "or content='update' (after minus before)")
+        raise InputError(f"{buffers[0]} came, and a gradient holds no buffers: give content='weights' (after the "
+                         "round) or content='update' (after minus before)")
     sent = {name: value for name, value in sent.items() if name in client.names}
     for name, value in sent.items():
         if value.shape != before[name].shape:
@@ -377,6 +379,7 @@ def momentum_of(layer:nn.Module) -> float: # in [0,1]
     "How far BatchNorm's running averages move at the next step; without a momentum they are a mean of all steps."
     return layer.momentum if layer.momentum is not None else 1 / (layer.num_batches_tracked.item() + 1)
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #b66c7827
 def statistics_between(client:Client,
                        before:nn.Module, # the network that was sent out
                        after:dict, # name -> Tensor, with running_mean and running_var
@@ -453,6 +456,7 @@ def check_counts(client, images_each, content, summed):
     if content != "gradient" and images_each is None and client.local_batch:
         raise InputError("the number of local steps is unknown: give images_each, the images of each client")
 
+# %% ../../nbs/1_attack/04_sharing.ipynb #0394172f
 def received_statistics(client, model, sent, images_each, content) -> list: # of (N,2,channels), or None
     "The BatchNorm statistics of all clients, if their weights hold running averages after one step."
     each = images_each and images_each // client.aggregated
