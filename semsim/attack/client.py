@@ -222,7 +222,7 @@ def prepare_client(client:Client): # completed in place
         if client.loss is function: keep(loss=name)
     check_local(client)
     given, own = client.model, model_copy(client.model, client.mode)
-    keep(shape=shape_of_images(client.shape, own), mean=channel_values(client.mean), std=channel_values(client.std))
+    keep(shape=_shape_of_images(client.shape, own), mean=channel_values(client.mean), std=channel_values(client.std))
     keep(names=tuple(name for name, one in own.named_parameters() if one.requires_grad), tied=tied_names(own))
     normalising = [f"{name}." for name, _ in batchnorm_layers(own)]
     keep(buffers=tuple(name for name, _ in own.named_buffers() if not name.startswith(tuple(normalising))))
@@ -235,7 +235,7 @@ def prepare_client(client:Client): # completed in place
         raise InputError(f"for two images the model returns {described(outputs)}, not a tensor (2,K): wrap it so that "
                          "it returns its logits, or give loss= a function of what it returns and the labels")
 
-def shape_of_images(shape, model) -> tuple: # (C,H,W)
+def _shape_of_images(shape, model) -> tuple: # (C,H,W)
     "The shape of one image, as given or as a semsim classifier was built for."
     if shape is None and isinstance(model, Classifier): return tuple(image_shape(model))
     if shape is None: raise InputError("which images does the model take? Give size=(channels, height, width)")
@@ -350,7 +350,7 @@ def parameters_of(client:Client) -> dict: # name -> Tensor
     return {name: parameters[name].detach() for name in client.names}
 
 # %% ../../nbs/1_attack/03_client.ipynb #9d639122
-def culprit(client:Client) -> str: # such as "gate (Gate)"; "" if each layer by itself is fine
+def _culprit(client:Client) -> str: # such as "gate (Gate)"; "" if each layer by itself is fine
     "The first layer that PyTorch cannot differentiate twice."
     seen, images = {}, torch.rand(2, *client.shape, generator=torch.Generator().manual_seed(0))
     leaves = {layer: name for name, layer in client.model.named_modules() if not list(layer.children())}
@@ -373,7 +373,7 @@ def explained(client:Client):
     try: yield
     except (torch.OutOfMemoryError, InputError): raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        reason, layer = (str(error).strip() or type(error).__name__).splitlines()[0], culprit(client)
+        reason, layer = (str(error).strip() or type(error).__name__).splitlines()[0], _culprit(client)
         raise InputError(f"PyTorch cannot compute the model's gradients{layer and f' at {layer}'}: {reason[:200]}; "
                          "replace that operation by one that can be differentiated twice") from error
 

@@ -226,10 +226,10 @@ def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, c
         )
         for task, result in results.items() if attack.group > 1 else ():
             members, known = result["found"]["images"], starting((*task, 0))[1]
-            result["found"]["images"] = best_member(members, objective, known, attack)
+            result["found"]["images"] = _best_member(members, objective, known, attack)
     return results, *rest
 
-def best_member(images:Tensor, # (G B,C,H,W), a group's in the attack's units
+def _best_member(images:Tensor, # (G B,C,H,W), a group's in the attack's units
                 objective, # of one start
                 known:dict, # of its client
                 attack:Attack,

@@ -282,13 +282,13 @@ def read_tensors(path) -> dict: # name -> Tensor; or a list of tensors
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as opened:
-                return [*opened.values()] if has_no_names(opened) else dict(opened)
+                return [*opened.values()] if _has_no_names(opened) else dict(opened)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error: # a damaged or a malicious file may fail in any way
         raise InputError(f"{path}: not a file of tensors alone ({str(error).splitlines()[0][:100]}); save the "
                          "state_dict, or use safetensors") from None
 
-def has_no_names(opened) -> bool:
+def _has_no_names(opened) -> bool:
     "Whether an .npz file numbers its arrays (arr_0, arr_1, ...), as a list that was saved does."
     return all(name.startswith("arr_") for name in opened)
 
@@ -309,20 +309,20 @@ def named(received, # a dictionary, a list or a file
          ) -> dict: # name -> Tensor; parameters, and buffers if they came
     "What one client sent, by name; what is None did not come."
     if isinstance(received, (str, Path)): received = read_tensors(received)
-    if hasattr(received, "items"): pairs = [(without_prefix(name, model), one) for name, one in received.items()]
-    elif isinstance(received, (list, tuple)): pairs = zip(names_of_list(received, model), received)
+    if hasattr(received, "items"): pairs = [(_without_prefix(name, model), one) for name, one in received.items()]
+    elif isinstance(received, (list, tuple)): pairs = zip(_names_of_list(received, model), received)
     else:
         raise InputError(f"a client's {type(received).__name__} cannot be read: give a list in the order of the "
                          "parameters, a dictionary with names or a file; a list of these for several clients")
     return {name: as_tensor(value, name) for name, value in pairs if value is not None}
 
-def without_prefix(name:str, model:nn.Module) -> str:
+def _without_prefix(name:str, model:nn.Module) -> str:
     "A parameter's name in the network itself, not in a wrapper for several GPUs or for `torch.compile`."
     own = model.state_dict()
     for prefix in PREFIXES: name = name if name in own else name.removeprefix(prefix)
     return name
 
-def names_of_list(received:list, model:nn.Module) -> list: # of names
+def _names_of_list(received:list, model:nn.Module) -> list: # of names
     "The names of arrays that came in order: of the trained parameters, of all, or of the whole `state_dict`."
     everything, parameters = list(model.state_dict()), [name for name, _ in model.named_parameters()]
     trained = [name for name, one in model.named_parameters() if one.requires_grad]
@@ -438,9 +438,9 @@ def of_clients(received) -> list: # of what each client sent
     "What several clients sent, or one."
     if not isinstance(received, (list, tuple, str, Path, Tensor, np.ndarray)) and not hasattr(received, "items"):
         received = list(received) if hasattr(received, "__iter__") else received # a generator
-    return received if isinstance(received, (list, tuple)) and received and holds_clients(received[0]) else [received]
+    return received if isinstance(received, (list, tuple)) and received and _holds_clients(received[0]) else [received]
 
-def holds_clients(first) -> bool:
+def _holds_clients(first) -> bool:
     "Whether the entries of a list are clients, not arrays."
     return isinstance(first, (str, Path, dict)) or isinstance(first, (list, tuple)) and isinstance(
         first[0] if len(first) else None, (Tensor, np.ndarray)
