@@ -1,11 +1,11 @@
-"""What a generator as prior gains and invents: the table latent.csv behind nbs/results/attackers.ipynb.
+"""What a generator as prior gains and invents: the table behind nbs/results/attackers.ipynb and 1_attack/09_latent.
 
     .venv/bin/python benchmarks/latent.py FOLDER
 
 FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. A generator is trained on the training images. Test
 photographs are then attacked through an untrained and a trained LeNet, undefended and pruned, by a search of pixels and
 by a search of the generator's latents; the attack `training mean` is a guess without any gradient. `--small` takes few
-images and steps, to see that all works, and `--into` writes elsewhere. One core, less than ten minutes.
+images and steps, to see that all works, and `--into` writes elsewhere. One core, a few minutes.
 """
 
 import argparse
