@@ -60,9 +60,9 @@ class Budget:
     "How much is computed."
 
     images: int = 8  # photographs
-    held: int = 6  # others, on which components are chosen
+    held: int = 4  # others, on which components are chosen
     steps: int = 300  # gradients that an attack may compute for each photograph
-    choosing: int = 300  # the same, where components are chosen
+    choosing: int = 200  # the same, where components are chosen
     epochs: int = 40  # of the trained network
 
 

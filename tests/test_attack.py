@@ -530,7 +530,14 @@ def test_a_heads_gradient_gives_features_away(digits):
     features = model.features(digits.images).detach()
     given = torch.cat([given_features(clients, digits.labels[row : row + 1], row) for row in range(6)])
     torch.testing.assert_close(given, features, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(features_of(clients.client, digits.images), features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features_of(clients.client, digits.images, "head"), features, rtol=1e-4, atol=1e-5)
+
+
+def test_an_attack_on_features_is_recorded(digits):
+    "A hundred steps and more replay a record, in which nothing may depend on numbers."
+    clients = share_gradient(build_classifier("convnet8", channels=1, size=16), digits.images[:1], digits.labels[:1])
+    found = invert(clients, features=0.1, statistics=1e-3, statistics_of="running", group=2, noise=0.1, steps=100)
+    assert found.losses.isfinite().all() and found.card["steps_taken"] == [100]
 
 
 def test_large_shapes_first_finds_more_of_a_photograph(digits):

@@ -233,10 +233,11 @@ PRESETS |= {
 # %% ../../nbs/1_attack/06_objectives.ipynb #d66cc5a6
 def features_of(client:Client,
                 images:Tensor, # (B,C,H,W) in [0,1]
+                head:str, # name of the last linear layer
                ) -> Tensor: # (B,F)
     "The features that enter the head."
     seen = []
-    head = client.model.get_submodule(head_of(client).name)
+    head = client.model.get_submodule(head)
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try: client.outputs(parameters_of(client), images)
     finally: hook.remove()
@@ -353,6 +354,7 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
     "The objective of an attack on one client."
     to_targets = torch.sigmoid if client.loss == "binary_cross_entropy" else partial(torch.softmax, dim=-1)
     distance, (shift, deviation), dtype = OBJECTIVES[attack.objective], scale, next(client.model.parameters()).dtype
+    head = head_of(client).name if attack.features else "" # found once: a recording cannot branch on numbers
     def objective(found, known):
         images = generator(found["images"]) if generator else shift + deviation * found["images"]
         images = images.to(dtype)
@@ -368,7 +370,7 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
                 (a - b).square().sum() for a, b in zip(batch_statistics(client, images), known["statistics"])
             )
         if attack.features:
-            difference = features_of(client, images).to(known["features"]) - known["features"]
+            difference = features_of(client, images, head).to(known["features"]) - known["features"]
             total = total + attack.features * difference.square().mean() / known["features"].square().mean()
         if unordered(client, images_each): total = total + attack.epochs * epochs_prior(client, images, targets)
         return total, value
