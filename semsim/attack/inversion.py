@@ -23,6 +23,7 @@ from ..core.seeds import progress
 from .client import CLASSIFYING, Client, batchnorm_layers, check_path, explained
 from .sharing import SharedGradient
 from .labels import infer_labels
+from .analytic import ANALYTIC, exact
 from semsim.attack.objectives import (
     OBJECTIVES, PRESETS, PRIORS, UNITS, Attack, attacker_objective, grouped, known_of, layer_weights, mapped,
     over_epochs, scale_of, start_of, unordered,
@@ -116,7 +117,7 @@ def check_statistics(shared:SharedGradient, settings:Attack):
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #922fc98f
 def invert(shared:SharedGradient, # what the attacker sees
-           attack="inverting_gradients", # a name in `PRESETS`, or an `Attack`
+           attack="inverting_gradients", # a name in `PRESETS` or `ANALYTIC`, or an `Attack`
            seed:int=0, # of the starts
            width:int=None, # rows computed together; another width may change the last digits; None: see `choose_width`
            snapshots=(), # steps after which to keep the images
@@ -129,6 +130,8 @@ def invert(shared:SharedGradient, # what the attacker sees
            **changes, # settings that differ from the preset's, e.g. steps=1000
           ) -> Reconstructions:
     "Reconstruct the images behind shared gradients."
+    if not isinstance(attack, Attack) and check_name("attack", attack, [*PRESETS, *ANALYTIC]) in ANALYTIC:
+        return Reconstructions(*exact(shared, attack, [*changes, *(["snapshots"] if snapshots else [])]))
     settings = attack_settings(attack, changes)
     check_shared(shared, settings)
     generator = checked_generator(generator, shared.client, settings)
