@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/attackers.py FOLDER
 
 FOLDER holds CIFAR-10 as images, in train/CLASS and test/CLASS. Every attacker gets the same photographs, the same
-networks and the same number of gradients: a group or a restart takes its share of the steps. `--choose` attacks held-out
-photographs with one component of a modern attack at a time and writes the table `components`, on which the preset
-`strong` was chosen; no photograph of it is attacked in the other table. `--small` sees that all works.
+networks and the same number of gradients: a group or a restart takes its share of the steps. `--choose` attacks
+held-out photographs with one component of a modern attack at a time and writes the table `components`, on which the
+preset `strong` was chosen; no photograph of it is attacked in the other table. `--small` sees that all works.
 """
 
 import argparse

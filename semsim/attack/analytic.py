@@ -73,7 +73,7 @@ def first_linear(shared:SharedGradient) -> str: # its name
                      "use inverting_gradients, or r_gap for small networks")
 
 # %% ../../nbs/1_attack/08_analytic.ipynb #b804da01
-def possible_targets(shared:SharedGradient, # of one client
+def _possible_targets(shared:SharedGradient, # of one client
                     ) -> Tensor: # (T,...) targets that an image of this client may have
     "The revealed targets, or else all classes."
     if shared.labels is not None: return shared.labels
@@ -88,7 +88,7 @@ def target_errors(shared:SharedGradient, # of one client
                   mixing:Tensor, # (M,R): from which rows of the layer each was read
                  ) -> Tensor: # (M,T), 0 or more; 0 = the image with this target explains what was read
     "How badly each image, with each possible target, explains the bias gradient that it was read from."
-    client, targets = shared.client, possible_targets(shared)
+    client, targets = shared.client, _possible_targets(shared)
     if len(targets) == 1: return torch.zeros(len(images), 1)
     bias = parameter(name, "bias")
     received = mixing @ shared.gradients[bias][0] * shared.images_each
@@ -274,7 +274,7 @@ def chain(client:Client) -> list: # of (name, layer, shape of what it is given)
     return [(name, layer, given.shape[1:]) for name, layer, given in called if type(layer) not in STILL]
 
 # %% ../../nbs/1_attack/08_analytic.ipynb #30e95f70
-def check_chain(layers:list, # from `chain`
+def _check_chain(layers:list, # from `chain`
                 shared:SharedGradient, # of one client
                ):
     "Refuse sequences of which R-GAP cannot find the start or go on."
@@ -289,7 +289,7 @@ def r_gap(shared:SharedGradient, # of one client with one image
          ) -> tuple: # as `in_order`, and notes for the card
     "Compute the input of each layer, from the last to the first."
     layers, lacking = chain(shared.client.moved("cpu", torch.float64)), {}
-    check_chain(layers, shared)
+    _check_chain(layers, shared)
     gradient = {name: rows[0].double() for name, rows in shared.gradients.items()}
     (last, layer, _), *before = reversed(layers)
     slope = gradient[parameter(last, "bias")]
@@ -341,7 +341,7 @@ def check_exact(shared:SharedGradient, attack:str, settings):
                          "attack clients with one image, or use inverting_gradients")
 
 # %% ../../nbs/1_attack/08_analytic.ipynb #94ba1c78
-def distance_of(shared:SharedGradient, # of one client
+def _distance_of(shared:SharedGradient, # of one client
                 images:Tensor, # (B,C,H,W) in [0,1]
                 labels:Tensor, # (B,...)
                 places:list, # of the images that were found
@@ -354,6 +354,7 @@ def distance_of(shared:SharedGradient, # of one client
     gradient = gradient_of(client, images, labels[places], list(target))
     return cosine_distance(gradient, target, dict.fromkeys(target, 1.0)).clamp(min=0).item()
 
+# %% ../../nbs/1_attack/08_analytic.ipynb #1a10156f
 def exact(shared:SharedGradient, # what the attacker sees
           attack:str, # a name in `ANALYTIC`
           settings=(), # names of settings that were asked for; there are none
@@ -366,7 +367,7 @@ def exact(shared:SharedGradient, # what the attacker sees
         own = shared.take([number])
         images, labels, places, note = ANALYTIC[attack](own)
         found.append((images.clamp(0, 1), labels))
-        losses.append(distance_of(own, *found[-1], places))
+        losses.append(_distance_of(own, *found[-1], places))
         unrecovered += [number * len(images) + place for place in range(len(images)) if place not in places]
         notes.append(note)
     card = dict(attack=attack, source=SOURCES[attack], steps_taken=[0] * len(shared), unrecovered=unrecovered)

@@ -56,7 +56,7 @@ def make_differentiable(model:nn.Module): # changed in place
 def bare(model:nn.Module) -> nn.Module: # the user's own network
     "A network without the wrappers of `torch.compile` and of training on several GPUs."
     model = getattr(model, "_orig_mod", model)
-    return bare(model.module) if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+    return bare(model.module) if type(model).__name__ in ("DataParallel", "DistributedDataParallel") else model
 
 def tied_names(model:nn.Module) -> dict: # second name -> the name in `named_parameters`
     "The parameters that distinct layers of a network share."

@@ -356,8 +356,7 @@ def attacker_objective(client:Client, # public; its model may compute in fewer b
     distance, (shift, deviation), dtype = OBJECTIVES[attack.objective], scale, next(client.model.parameters()).dtype
     head = head_of(client).name if attack.features else "" # found once: a recording cannot branch on numbers
     def objective(found, known):
-        images = generator(found["images"]) if generator else shift + deviation * found["images"]
-        images = images.to(dtype)
+        images = (generator(found["images"]) if generator else shift + deviation * found["images"]).to(dtype)
         targets = to_targets(found["labels"]) if "labels" in found else known["labels"]
         compute = epochs_gradient if unordered(client, images_each) else gradient_of
         gradient = compute(client, images, targets, list(known["weights"]))
