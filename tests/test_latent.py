@@ -113,7 +113,7 @@ def test_same_seed_same_result_whatever_the_neighbours(shared, trained):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(optimizer="lbfgs", steps=3, decay=False),
+        dict(optimizer="lbfgs", steps=3, decay="none"),
         dict(precision="float64"),
         dict(precision="bfloat16"),
         dict(labels="search"),
