@@ -162,6 +162,19 @@ def test_the_missing_rank_is_the_number_of_unknowns_less_that_of_independent_equ
     assert (worst(found.images, some.images[:1]).max() < 1e-3) == (not missing)
 
 
+def test_r_gap_inverts_the_flat_sigmoids_of_a_trained_network(digits, some, lenet):
+    "Equations of outputs that a flat sigmoid blurs count less; with equal weights the error is near 1."
+    net = deepcopy(lenet)
+    optimizer, random = torch.optim.Adam(net.parameters(), 1e-2), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for rows in torch.randperm(len(digits.train.images), generator=random).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(digits.train.images[rows]), digits.train.labels[rows]).backward()
+            optimizer.step()
+    found = invert(share_gradient(net, some.images[:2], some.labels[:2]), "r_gap")
+    assert worst(found.images, some.images[:2]).max() < 0.05
+
+
 # The imprint layer
 
 
@@ -276,3 +289,12 @@ def test_large_networks_are_refused_before_any_work():
     shared = share_gradient(net, torch.rand(1, 3, 32, 32), [1])
     with pytest.raises(InputError, match="small networks, but 0 has 67,264 equations for 3,072 unknowns"):
         invert(shared, "r_gap")
+
+
+@pytest.mark.parametrize("attack", ["linear_readout", "r_gap"])
+def test_a_gradient_of_zeros_gives_nothing(some, attack):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.Tanh(), nn.Linear(16, 10))
+    shared = share_gradient(net, some.images[:1], some.labels[:1])
+    zeros = {name: torch.zeros_like(rows) for name, rows in shared.gradients.items()}
+    found = invert(SharedGradient(shared.client, zeros, 1, shared.labels), attack)
+    assert found.gave_up == [0] and (found.images == 0.5).all()
