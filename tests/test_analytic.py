@@ -162,6 +162,19 @@ def test_the_missing_rank_is_the_number_of_unknowns_less_that_of_independent_equ
     assert (worst(found.images, some.images[:1]).max() < 1e-3) == (not missing)
 
 
+def test_r_gap_inverts_the_flat_sigmoids_of_a_trained_network(digits, some, lenet):
+    "Equations of outputs that a flat sigmoid blurs count less; with equal weights the error is near 1."
+    net = deepcopy(lenet)
+    optimizer, random = torch.optim.Adam(net.parameters(), 1e-2), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for rows in torch.randperm(len(digits.train.images), generator=random).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(digits.train.images[rows]), digits.train.labels[rows]).backward()
+            optimizer.step()
+    found = invert(share_gradient(net, some.images[:2], some.labels[:2]), "r_gap")
+    assert worst(found.images, some.images[:2]).max() < 0.05
+
+
 # The imprint layer
 
 

@@ -133,6 +133,11 @@ def in_order(shared:SharedGradient, # of one client
     grey[places] = images[rows].float()
     return grey, labels, sorted(places)
 
+def nothing(shared:SharedGradient, # of one client
+           ) -> tuple: # as `in_order`
+    "Grey images, none of them found."
+    return in_order(shared, torch.zeros(0, *shared.client.shape), torch.zeros(0, shared.images_each))
+
 # %% ../../nbs/1_attack/08_analytic.ipynb #9f6ae0bb
 def read_rows(shared:SharedGradient, # of one client
               name:str, # of a linear layer that is given the image
@@ -142,7 +147,7 @@ def read_rows(shared:SharedGradient, # of one client
     weight, bias = (mixing @ shared.gradients[parameter(name, kind)][0] for kind in ("weight", "bias"))
     strong = bias.abs() > 1e-5 * bias.abs().max()
     weight, bias, mixing = weight[strong], bias[strong], mixing[strong]
-    if not len(bias): return in_order(shared, torch.zeros(0, *shared.client.shape), torch.zeros(0, shared.images_each))
+    if not len(bias): return nothing(shared)
     if shared.images_each == 1: # least squares
         weight, mixing = (bias @ weight / bias.norm())[None], mixing[bias.abs().argmax()][None]
         bias = bias.norm()[None]
@@ -229,6 +234,7 @@ def layer_input(name:str, # of the layer
                 outputs:Tensor, # (O,) its outputs
                 slope:Tensor, # (O,) the loss's derivatives by them
                 received:Tensor, # its weight's gradient
+                trust:Tensor, # (O,) factors of the equations of the outputs
                ) -> tuple: # (input (I,), derivatives by it (I,), how many of its dimensions stay unknown)
     "Solve for the input of a layer."
     size, equations = torch.Size(shape).numel(), len(outputs) + received.numel()
@@ -243,8 +249,8 @@ def layer_input(name:str, # of the layer
         return (functional_call(layer, {"weight": weight}, (one[None],)) * slope.view_as(offset)).sum()
 
     backward = vmap(grad(product), (None, 0), chunk_size=64)(layer.weight.detach(), basis).flatten(1).T
-    system = torch.cat([forward, backward / slope.norm()])
-    known = torch.cat([outputs - offset.flatten(), received.flatten() / slope.norm()])
+    system = torch.cat([trust[:, None] * forward, backward / slope.norm()])
+    known = torch.cat([trust * (outputs - offset.flatten()), received.flatten() / slope.norm()])
     solved = torch.linalg.lstsq(system, known[:, None], rcond=1e-7, driver="gelsd")
     return solved.solution[:, 0], forward.T @ slope, size - int(solved.rank)
 
@@ -294,13 +300,17 @@ def r_gap(shared:SharedGradient, # of one client with one image
     (last, layer, _), *before = reversed(layers)
     slope = gradient[parameter(last, "bias")]
     values, slope = slope @ gradient[parameter(last, "weight")] / slope.square().sum(), slope @ layer.weight
+    trust = torch.ones_like(values)
     for name, layer, shape in before:
+        if not values.isfinite().all() or not slope.any(): return *nothing(shared), {"rank_missing": lacking}
         if type(layer) in INVERSES:
             values = INVERSES[type(layer)](layer, values)
-            slope = slope * jvp(layer, (values,), (torch.ones_like(values),))[1]
+            steepness = jvp(layer, (values,), (torch.ones_like(values),))[1]
+            slope, trust = slope * steepness, steepness / steepness.max()
         else:
             received = gradient[parameter(name, "weight")]
-            values, slope, unknown = layer_input(name, layer, shape, values, slope, received)
+            values, slope, unknown = layer_input(name, layer, shape, values, slope, received, trust)
+            trust = torch.ones_like(values)
             if unknown: lacking[name] = unknown
     return *as_image(shared, values, layers[0][0], last), {"rank_missing": lacking}
 
@@ -313,7 +323,6 @@ def as_image(shared:SharedGradient, # of one client
     "The image of a client that has one, with its label."
     shift, scale = pixel_scale(shared.client, first)
     image = ((values.to(shift) - shift) / scale).view(1, *shared.client.shape)
-    if not image.isfinite().all(): return in_order(shared, image[:0], torch.zeros(0, 1))
     bias = shared.gradients[parameter(last, "bias")]
     largest = torch.zeros_like(bias).scatter(1, bias.abs().argmax(1, keepdim=True), 1.0)
     return in_order(shared, image, target_errors(shared, last, image, largest))
