@@ -291,6 +291,7 @@ def _check_chain(layers:list, # from `chain`
     if missing: raise InputError(f"r_gap needs the gradient of {missing[0]}, but none came; use inverting_gradients")
     if shared.images_each > 1: raise InputError(f"r_gap needs one image a client, but each has {shared.images_each}")
 
+# %% ../../nbs/1_attack/08_analytic.ipynb #1475cc23
 def r_gap(shared:SharedGradient, # of one client with one image
          ) -> tuple: # as `in_order`, and notes for the card
     "Compute the input of each layer, from the last to the first."
