@@ -59,11 +59,11 @@ NETWORKS = ("lenet", "lenet-trained", "resnet20-0.5")
 class Budget:
     "How much is computed."
 
-    images: int = 8  # photographs
+    images: int = 6  # photographs
     held: int = 4  # others, on which components are chosen
-    steps: int = 300  # gradients that an attack may compute for each photograph
+    steps: int = 200  # gradients that an attack may compute for each photograph
     choosing: int = 200  # the same, where components are chosen
-    epochs: int = 40  # of the trained network
+    epochs: int = 20  # of the trained network
 
 
 SMALL = Budget(images=2, held=2, steps=8, choosing=8, epochs=1)

@@ -68,7 +68,10 @@ def state_of(model):
     return (
         {name: tensor.clone() for name, tensor in model.state_dict().items()},
         [(name, one.requires_grad, one.grad is None) for name, one in model.named_parameters()],
-        [(type(module), module.training, len(module._forward_pre_hooks), len(module._forward_hooks)) for module in modules],
+        [
+            (type(module), module.training, len(module._forward_pre_hooks), len(module._forward_hooks))
+            for module in modules
+        ],
     )
 
 
@@ -132,7 +135,8 @@ def test_what_was_received_can_be_attacked():
 def test_layers_are_chosen_in_the_order_of_the_network(order):
     model = build_classifier("lenet", channels=1, size=16, init="torch")
     shared = share_gradient(model, IMAGES, LABELS)
-    shuffled = receive(model, [{name: one[name] for name in order(list(one))} for one in rows_of(shared)], labels=LABELS)
+    reordered = [{name: one[name] for name in order(list(one))} for one in rows_of(shared)]
+    shuffled = receive(model, reordered, labels=LABELS)
     found = invert(shuffled, layers="first_4", steps=5)
     assert torch.equal(found.images, invert(shared, layers="first_4", steps=5).images)
 
@@ -406,7 +410,9 @@ def test_a_vision_transformer_is_attacked():
     assert F.mse_loss(found.images, images) < F.mse_loss(found.snapshots[1], images)
 
 
-@pytest.mark.parametrize("settings", [dict(objective="output_cosine"), dict(objective="layer_cosine"), dict(layers="top_2")])
+@pytest.mark.parametrize(
+    "settings", [dict(objective="output_cosine"), dict(objective="layer_cosine"), dict(layers="top_2")]
+)
 def test_parameters_without_dimensions(settings):
     shared = share_gradient(Tempered().eval(), IMAGES, LABELS)
     assert shared.gradients["temperature"].shape == (4,)
@@ -533,7 +539,8 @@ def test_sums_of_clients(sent):
     total = {name: both[0][name] + both[1][name] for name in both[0]}
     expected = share_gradient(perceptron(), IMAGES[:2], LABELS[:2], batch=2)
     same_gradient(
-        receive(perceptron(), total, 2, size=GREY, summed=2), {name: rows[0] for name, rows in expected.gradients.items()}
+        receive(perceptron(), total, 2, size=GREY, summed=2),
+        {name: rows[0] for name, rows in expected.gradients.items()},
     )
     weights = perceptron().state_dict()
     after = {name: 2 * one - 0.1 * total[name] for name, one in weights.items()}
