@@ -235,7 +235,8 @@ def test_nothing_found_is_no_protection(some):
     silent = {name: rows.clone() for name, rows in shared.gradients.items()}
     silent["1.bias"][1] = 0
     found = invert(SharedGradient(shared.client, silent, 1, shared.labels), "linear_readout")
-    assert found.gave_up == [1] and found.card["unrecovered"] == [1] and found.table["gave_up"].tolist() == [False, True]
+    assert found.gave_up == [1] and found.card["unrecovered"] == [1]
+    assert found.table["gave_up"].tolist() == [False, True]
     assert (found.images[1] == 0.5).all() and worst(found.images[:1], some.images[:1]).max() < 1e-5
 
 
