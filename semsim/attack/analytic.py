@@ -11,7 +11,7 @@ from copy import copy, deepcopy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
@@ -158,6 +158,7 @@ def read_rows(shared:SharedGradient, # of one client
     taken = best_distinct(images, errors.amin(1) + beyond, shared.images_each)
     return in_order(shared, images[taken], errors[taken])
 
+# %% ../../nbs/1_attack/08_analytic.ipynb #c58eed48
 def linear_readout(shared:SharedGradient, # of one client
                   ) -> tuple: # as `in_order`, and notes for the card
     "Read images from the neurons of a linear first layer."
@@ -291,7 +292,7 @@ def _check_chain(layers:list, # from `chain`
     if missing: raise InputError(f"r_gap needs the gradient of {missing[0]}, but none came; use inverting_gradients")
     if shared.images_each > 1: raise InputError(f"r_gap needs one image a client, but each has {shared.images_each}")
 
-# %% ../../nbs/1_attack/08_analytic.ipynb #1475cc23
+# %% ../../nbs/1_attack/08_analytic.ipynb #20254872
 def r_gap(shared:SharedGradient, # of one client with one image
          ) -> tuple: # as `in_order`, and notes for the card
     "Compute the input of each layer, from the last to the first."
@@ -306,7 +307,7 @@ def r_gap(shared:SharedGradient, # of one client with one image
         if not values.isfinite().all() or not slope.any(): return *nothing(shared), {"rank_missing": lacking}
         if type(layer) in INVERSES:
             values = INVERSES[type(layer)](layer, values)
-            steepness = jvp(layer, (values,), (torch.ones_like(values),))[1]
+            steepness = grad(lambda values: layer(values).sum())(values)
             slope, trust = slope * steepness, steepness / steepness.max()
         else:
             received = gradient[parameter(name, "weight")]
@@ -364,7 +365,7 @@ def _distance_of(shared:SharedGradient, # of one client
     gradient = gradient_of(client, images, labels[places], list(target))
     return cosine_distance(gradient, target, dict.fromkeys(target, 1.0)).clamp(min=0).item()
 
-# %% ../../nbs/1_attack/08_analytic.ipynb #1a10156f
+# %% ../../nbs/1_attack/08_analytic.ipynb #ad6b2875
 def exact(shared:SharedGradient, # what the attacker sees
           attack:str, # a name in `ANALYTIC`
           settings=(), # names of settings that were asked for; there are none
