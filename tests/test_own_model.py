@@ -406,8 +406,8 @@ def test_networks_of_torchvision(name):
 
 def test_a_vision_transformer_is_attacked():
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = invert(share_gradient(vit(), images, [3]), steps=60, snapshots=(1,))
-    assert F.mse_loss(found.images, images) < F.mse_loss(found.snapshots[1], images)
+    shared = share_gradient(vit(), images, [3])
+    assert invert(shared, steps=60).losses < 0.9 * invert(shared, steps=1).losses
 
 
 @pytest.mark.parametrize(

@@ -412,11 +412,12 @@ def receive(model:nn.Module, # the network that the server sent out; it is copie
     check_name("content", content, CONTENTS)
     if content != "gradient" and "local_lr" not in how:
         raise InputError(f"content={content!r} needs the client's learning rate: give local_lr")
+    check_whole(images_each=images_each, summed=summed)
     if isinstance(model, nn.Module): model = model_in_float32(bare(model))
     client = client_from(model, size, how | (dict(aggregated=summed) if summed != 1 else {}))
     sent = [named(one, model) for one in of_clients(received)]
     if images_each is None and labels is not None: images_each = len(labels) // len(sent) or None
-    check_counts(client, images_each, content, summed)
+    check_counts(client, images_each, content)
     each, before = images_each and images_each // client.aggregated, {}
     for name, one in model.state_dict().items(): before[name] = one.cpu()
     rows = [as_gradient(one, client, before, content, each, summed) for one in sent]
@@ -446,11 +447,14 @@ def _holds_clients(first) -> bool:
         first[0] if len(first) else None, (Tensor, np.ndarray)
     )
 
-def check_counts(client, images_each, content, summed):
-    "Refuse what cannot be computed without the number of images."
-    for name, count in (("images_each", images_each), ("summed", summed)):
+def check_whole(**counts): # by name; None if unknown
+    "Refuse counts that are not whole numbers of 1 or more."
+    for name, count in counts.items():
         if count is not None and not (isinstance(count, int) and count > 0):
             raise InputError(f"{name} is {count!r}; give 1 or more")
+
+def check_counts(client, images_each, content):
+    "Refuse what cannot be computed without the number of images."
     if images_each and images_each % client.aggregated:
         raise InputError(f"{images_each} images do not divide among {client.aggregated} summed clients")
     if content != "gradient" and images_each is None and client.local_batch:
