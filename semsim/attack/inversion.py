@@ -143,12 +143,12 @@ def invert(shared:SharedGradient, # what the attacker sees
     compute = dict(width=width, precision=precision, device=device, channels_last=channels_last, compile=compile)
     card = dict(attack=attack if isinstance(attack, str) else "own", seed=seed, **compute, **asdict(settings))
     compute["generator"] = generator
-    results, happened = searched(shared, labels, settings, seed, tasks, tuple(snapshots), compute, executor)
+    results, happened = search_all(shared, labels, settings, seed, tasks, tuple(snapshots), compute, executor)
     return gather(shared, labels, settings, results, tuple(snapshots), card | happened | generator_card(generator))
 
 # %% ../../nbs/1_attack/10_inversion.ipynb #64cb780d
-def searched(shared, labels, attack, seed, tasks, snapshots, compute, executor
-            ) -> tuple: # ((client, restart) -> result, what happened on the way)
+def search_all(shared, labels, attack, seed, tasks, snapshots, compute, executor
+              ) -> tuple: # ((client, restart) -> result, what happened on the way)
     "Search all tasks, here or spread over the workers of an executor."
     width = compute["width"]
     parts = [tasks[first:first + width] for first in range(0, len(tasks), width)] if executor else [tasks]
