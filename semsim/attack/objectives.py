@@ -208,6 +208,8 @@ PRESETS |= {
         priors=(("tv", 1e-2),),
         optimizer="soft_signed_adam",
         coarse=4,
+        decay="cosine",
+        warmup=0.05,
         steps=600,
         source="measured: results/attackers, after breaching (github.com/JonasGeiping/breaching)",
     ),
