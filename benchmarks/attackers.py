@@ -1,4 +1,4 @@
-"""How much each attacker finds: the table `attackers` behind nbs/results/gradient_inversion.ipynb.
+"""How much each attacker finds: the table `attackers` behind nbs/results/attackers.ipynb.
 
     .venv/bin/python benchmarks/attackers.py FOLDER
 
@@ -10,8 +10,6 @@ four starts and all steps, so it computes four times as many gradients. `--small
 """
 
 import argparse
-import json
-import platform
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,12 +19,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import tables
 from semsim.attack.inversion import invert
 from semsim.attack.sharing import share_gradient
 from semsim.attack.training import train_classifier
 from semsim.core.classifiers import build_classifier
 from semsim.core.datasets import load_dataset, pick
-from semsim.core.files import atomic_path, write_table
 from semsim.core.tasks import workers
 from semsim.metrics.scoring import score
 
@@ -126,18 +124,6 @@ def attackers(folder, budget, name, preset):
 TABLES = {"components": (components, COMPONENTS), "attackers": (attackers, ATTACKERS)}
 
 
-def write(name, rows, into, budget):
-    "A table and how it was made."
-    settings = dict(
-        budget=vars(budget), torch=torch.__version__, python=platform.python_version(), machine=platform.machine()
-    )
-    with atomic_path(into / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    table = pd.DataFrame(rows)
-    digits = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
-    write_table(table.apply(digits), into / f"{name}.csv")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="CIFAR-10 as images, in train/CLASS and test/CLASS")
@@ -150,4 +136,5 @@ if __name__ == "__main__":
     function, names = TABLES[table]
     with workers() as pool:
         tasks = [pool.submit(function, options.folder, budget, *task) for task in product(reversed(NETWORKS), names)]
-        write(table, [row for task in tasks for row in task.result()], options.into, budget)
+        rows = [row for task in tasks for row in task.result()]
+        tables.write(table, pd.DataFrame(rows), options.into, budget=vars(budget))

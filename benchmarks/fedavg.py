@@ -10,8 +10,6 @@ elsewhere. The attacks of the whole table took 17 minutes on one core of a busy 
 """
 
 import argparse
-import json
-import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +17,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import tables
 from semsim.attack.client import Client
 from semsim.attack.inversion import invert
 from semsim.attack.sharing import share_gradient
 from semsim.core.classifiers import build_classifier
 from semsim.core.datasets import load_dataset
-from semsim.core.files import atomic_path, write_table
 from semsim.core.seeds import generator
 from semsim.metrics.baseline_images import match_batches
 from semsim.metrics.pairs import psnr
@@ -84,19 +82,6 @@ def attacked(budget, objective, optimiser, shuffled, attack, epochs, images):
     ]
 
 
-def write(rows, into, budget):
-    "The table and how it was made."
-    into.mkdir(parents=True, exist_ok=True)
-    settings = dict(
-        budget=vars(budget), optimisers=OPTIMISERS, objectives=OBJECTIVES, torch=torch.__version__,
-        python=platform.python_version(), machine=platform.machine(),
-    )
-    with atomic_path(into / "fedavg.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    short = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
-    write_table(pd.DataFrame(rows).apply(short), into / "fedavg.csv")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="few clients and steps")
@@ -107,4 +92,5 @@ if __name__ == "__main__":
     for task in TASKS:
         rows += attacked(budget, *task)
         print(*task, f"{pd.DataFrame(rows[-task[-1]:]).psnr.mean():.1f} dB for the last client", flush=True)
-    write(rows, options.into, budget)
+    settings = dict(budget=vars(budget), optimisers=OPTIMISERS, objectives=OBJECTIVES)
+    tables.write("fedavg", pd.DataFrame(rows), options.into, **settings)

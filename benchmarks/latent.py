@@ -9,8 +9,6 @@ images and steps, to see that all works, and `--into` writes elsewhere. One core
 """
 
 import argparse
-import json
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import tables
 from semsim.attack.inversion import invert
 from semsim.attack.latent import train_generator
 from semsim.attack.sharing import share_gradient
 from semsim.attack.training import train_classifier
 from semsim.core.classifiers import build_classifier
 from semsim.core.datasets import load_dataset, pick
-from semsim.core.files import atomic_path, write_table
 from semsim.metrics.scoring import score
 
 
@@ -77,21 +75,6 @@ def compared(data, budget):
     return rows + rows_of("none", "", "training mean", chosen.images, guess, [float("nan")] * len(chosen))
 
 
-def write(rows, into, budget, seconds):
-    "The table and how it was made."
-    settings = dict(
-        budget=vars(budget),
-        seconds=round(seconds),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        machine=platform.machine(),
-    )
-    with atomic_path(into / "latent.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    digits = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
-    write_table(pd.DataFrame(rows).apply(digits), into / "latent.csv")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="CIFAR-10 as images, in train/CLASS and test/CLASS")
@@ -101,4 +84,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     budget, begun = SMALL if options.small else Budget(), time.process_time()
     rows = compared(load_dataset(options.folder), budget)
-    write(rows, options.into, budget, time.process_time() - begun)
+    settings = dict(budget=vars(budget), seconds=round(time.process_time() - begun))
+    tables.write("latent", pd.DataFrame(rows), options.into, **settings)

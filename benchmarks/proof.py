@@ -9,8 +9,6 @@ much total variation weighs.
 """
 
 import argparse
-import json
-import platform
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -21,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from skimage import data as photographs
 
+import tables
 from semsim.attack.objectives import PRESETS, attacker_objective, known_of, layer_weights, scale_of, start_of
 from semsim.attack.inversion import invert
 from semsim.core.seeds import generator
-from semsim.core.files import atomic_path, to_pil, to_tensor, write_table
+from semsim.core.files import atomic_path, to_pil, to_tensor
 from semsim.core.datasets import load_dataset, pick
 from semsim.attack.transforms import training_input
 from semsim.metrics.pairs import psnr
@@ -413,13 +412,7 @@ def write(name, rows, into, budget):
     table = pd.DataFrame(rows)
     if name == "dlg":
         table = show_dlg(table, into / "dlg.png")
-    settings = dict(
-        budget=vars(budget), torch=torch.__version__, python=platform.python_version(), machine=platform.machine()
-    )
-    with atomic_path(into / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    digits = lambda column: column.map("{:.6g}".format).astype(float) if column.dtype == float else column
-    write_table(table.apply(digits), into / f"{name}.csv")
+    tables.write(name, table, into, budget=vars(budget))
 
 
 if __name__ == "__main__":
