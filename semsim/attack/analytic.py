@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/1_attack/08_analytic.ipynb #4fc2104a
-from copy import copy, deepcopy
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
 from .client import CLASSIFYING, Client, batchnorm_layers, gradient_of, local_steps
-from .sharing import SharedGradient
+from .sharing import SharedGradient, alone
 from .objectives import cosine_distance
 
 # %% ../../nbs/1_attack/08_analytic.ipynb #2bf6d428
@@ -359,8 +359,7 @@ def _distance_of(shared:SharedGradient, # of one client
                ) -> float: # in [0,2]; infinite if none was found
     "One minus the cosine between the received gradient and that of the images that were found."
     if not places: return float("inf")
-    client, target = copy(shared.client), {name: rows[0] for name, rows in shared.gradients.items()}
-    object.__setattr__(client, "aggregated", 1)
+    client, target = alone(shared.client), {name: rows[0] for name, rows in shared.gradients.items()}
     images = images[places].to(next(client.model.parameters()))
     gradient = gradient_of(client, images, labels[places], list(target))
     return cosine_distance(gradient, target, dict.fromkeys(target, 1.0)).clamp(min=0).item()

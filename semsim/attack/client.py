@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
 from ..core.classifiers import Classifier, check_finite, image_shape
+from .defenses import mean_rows, stacked
 
 # %% ../../nbs/1_attack/03_client.ipynb #e2ee6569
 def batchnorm_layers(model:nn.Module) -> list: # of (name, module)
@@ -115,10 +116,11 @@ def loss_function(loss, # a name, or a function of outputs and targets
                  ): # function of outputs and targets, to a mean over the batch
     "The function that a client minimises."
     if callable(loss): return loss
+    if loss in LOSSES: return LOSSES[loss]
     kind, _, amount = str(loss).rpartition("_")
     if kind == "label_smoothing" and amount.replace(".", "", 1).isdigit() and float(amount) <= 1:
         return lambda outputs, targets: F.cross_entropy(outputs, targets, label_smoothing=float(amount))
-    return LOSSES[check_name("loss", loss, [*LOSSES, "label_smoothing_0.1"] if loss not in LOSSES else LOSSES)]
+    check_name("loss", loss, [*LOSSES, "label_smoothing_0.1"])
 
 # %% ../../nbs/1_attack/03_client.ipynb #bf62ffa3
 def as_targets(labels, # a tensor, an array or a list
@@ -440,8 +442,14 @@ def _mean_direction(client, images, targets, rows): # name -> Tensor
         total = {name: total[name] + moved[name] for name in total}
     return {name: summed / len(rows) for name, summed in total.items()}
 
+def sends_gradient(client:Client,
+                   steps:int, # of local training
+                  ) -> bool:
+    "Whether a client sends its gradient as it is: after one step of SGD without weight decay."
+    return steps == 1 and not client.local_weight_decay and client.local_optimizer == "sgd"
+
 def _one_client(client, images, targets, names, rows): # name -> Tensor
-    if len(rows) > 1 or client.local_weight_decay or client.local_optimizer != "sgd":
+    if not sends_gradient(client, len(rows)):
         mean = _mean_direction(client, images, targets, rows)
         return {name: mean[name] for name in names}
     parameters = parameters_of(client)
@@ -458,14 +466,14 @@ def gradient_of(client:Client,
                 targets:Tensor, # see `as_targets`
                 names=None, # parameters to differentiate by; None for all that are trained
                 random:torch.Generator=None, # draws the order of the images; None: in turn
+                rows:list=None, # which images of a client each step takes; None: as `local_rows` says
                ) -> dict: # parameter name -> Tensor
     "What a client sends: the gradient, or the mean direction of its local steps; a mean over aggregated clients."
     names, size = names or client.names, len(images) // client.aggregated
     sent = []
     for own, own_targets in zip(images.split(size), targets.split(size)):
-        sent.append(_one_client(client, own, own_targets, names, local_rows(client, size, random)))
-    if len(sent) == 1: return sent[0]
-    return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
+        sent.append(_one_client(client, own, own_targets, names, rows or local_rows(client, size, random)))
+    return sent[0] if len(sent) == 1 else mean_rows(stacked(sent))
 
 # %% ../../nbs/1_attack/03_client.ipynb #d7e482a6
 def batch_statistics(client:Client,

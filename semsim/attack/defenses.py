@@ -25,6 +25,11 @@ def mean_rows(gradients:dict # parameter name -> (B, *shape)
     "The mean gradient of the examples."
     return {name: rows.mean(0) for name, rows in gradients.items()}
 
+def stacked(gradients:list # of dictionaries: parameter name -> (*shape)
+           ) -> dict: # parameter name -> (B, *shape)
+    "Several gradients as the rows of one dictionary."
+    return {name: torch.stack([one[name] for one in gradients]) for name in gradients[0]}
+
 # %% ../../nbs/1_attack/01_defenses.ipynb #8091dccf
 @dataclass(frozen=True)
 class Prune:

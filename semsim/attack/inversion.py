@@ -217,10 +217,9 @@ def first_that_works(fast, slow): # two ways to compute the same
 def search_vectorised(shared, labels, clients, attack, seed, tasks, snapshots, compute) -> tuple: # as `search_rows`
     "The engine, on one process."
     objective, starting, (shift, scale) = problem_of(shared, labels, clients, attack, seed, compute)
-    evaluate = vmap(grad_and_value(grouped(objective, attack), has_aux=True))
-    rounds = ceil(len(tasks) / compute["width"]) * attack.steps
-    if rounds >= RECORD_FROM or compute["compile"]: evaluate = recorded(evaluate, compute["compile"])
     one_row = grad_and_value(grouped(objective, attack), has_aux=True)
+    evaluate, rounds = vmap(one_row), ceil(len(tasks) / compute["width"]) * attack.steps
+    if rounds >= RECORD_FROM or compute["compile"]: evaluate = recorded(evaluate, compute["compile"])
     evaluate = first_that_works(evaluate, one_by_one(one_row, compute["width"]))
     with multiplying(compute["precision"]), explained(shared.client):
         results, *rest = search_rows(

@@ -20,7 +20,7 @@ from ..core.errors import InputError, check_name
 from ..core.seeds import generator
 from ..core.classifiers import Classifier
 from semsim.attack.client import (
-    Client, _one_client, batch_statistics, gradient_of, local_rows, parameters_of,
+    Client, batch_statistics, gradient_of, local_rows, parameters_of,
 )
 from .sharing import SharedGradient
 from .labels import head_of
@@ -316,10 +316,7 @@ def epochs_gradient(client:Client,
     steps, size = local_rows(client, own // client.local_epochs), own // client.local_epochs
     each = len(steps) // client.local_epochs
     rows = [[number // each * size + row for row in step] for number, step in enumerate(steps)]
-    sent = [
-        _one_client(client, *one, names or client.names, rows) for one in zip(images.split(own), targets.split(own))
-    ]
-    return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
+    return gradient_of(client, images, targets, names, rows=rows)
 
 # %% ../../nbs/1_attack/06_objectives.ipynb #9e3a547e
 def epochs_prior(client:Client,

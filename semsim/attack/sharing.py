@@ -21,10 +21,12 @@ from ..core.errors import InputError, check_name
 from ..core.seeds import generator, seeded
 from ..core.files import check_images, load_tensors
 from ..core.classifiers import Classifier, check_fits
-from .defenses import Soteria, defended_images, on_gradients, parse_defense, parts_of
+from semsim.attack.defenses import (
+    Soteria, defended_images, mean_rows, on_gradients, parse_defense, parts_of, stacked,
+)
 from semsim.attack.client import (
     Client, as_targets, bare, batch_statistics, batchnorm_layers, copied, explained, gradient_of, local_steps,
-    running_statistics,
+    running_statistics, sends_gradient,
 )
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #a1173388
@@ -95,8 +97,8 @@ def with_statistics(self:SharedGradient,
                     proxies:Tensor=None, # (P,C,H,W) in [0,1]: images like the clients'; None: running statistics
                    ) -> SharedGradient:
     "The same with BatchNorm statistics that the attacker has anyway, in the place of revealed ones."
-    layers = running_statistics(self.client)
-    if proxies is not None: layers = batch_statistics(self.client, check_images(proxies, "proxies", channels=None))
+    if proxies is None: layers = running_statistics(self.client)
+    else: layers = batch_statistics(self.client, check_images(proxies, "proxies", channels=None))
     if not layers or any(layer is None for layer in layers):
         raise InputError("the network has no running BatchNorm statistics; give proxies, images like the clients'")
     statistics = [layer.detach().expand(len(self), *layer.shape) for layer in layers]
@@ -141,7 +143,7 @@ def check_defense(client:Client,
                   defender, # from `parse_defense`, or None
                  ):
     "Refuse a defence of one gradient where a client sends something else."
-    plain = client.local_optimizer == "sgd" and not client.local_weight_decay and local_steps(client, images) == 1
+    plain = sends_gradient(client, local_steps(client, images))
     if defender and defender.per_example and (not plain or client.mode == "train"):
         raise InputError(
             "DP-SGD at sharing needs each example's gradient: take one local step of plain SGD and mode='eval', or "
@@ -214,15 +216,13 @@ def defended_gradient(client:Client,
     if defender and client.aggregated > 1:
         pairs = zip(*(all_of_them.split(len(images) // client.aggregated) for all_of_them in (images, labels)))
         sent = [defended_gradient(alone(client), defender, *pair, *seed, n) for n, pair in enumerate(pairs)]
-        return {name: torch.stack([one[name] for one in sent]).mean(0) for name in sent[0]}
+        return mean_rows(stacked(sent))
     defender = on_gradients(defender, client.model, partial(client.outputs, {}), images)
     order = generator("order", *seed) if client.local_shuffle else None
     groups = zip(images.split(1), labels.split(1)) if defender and defender.per_example else [(images, labels)]
     with dropping(client, "dropout", *seed):
         gradients = [gradient_of(client, *group, random=order) for group in groups]
-    if not defender: return gradients[0]
-    stacked = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
-    return defender(stacked, generator("share", *seed))
+    return defender(stacked(gradients), generator("share", *seed)) if defender else gradients[0]
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #4eb5d9d0
 def share_gradient(model:nn.Module, # any network; it is copied, and left as it is
@@ -248,7 +248,7 @@ def share_gradient(model:nn.Module, # any network; it is copied, and left as it 
         seen.append(own_targets)
         with explained(client): rows.append(defended_gradient(client, defender, own, own_targets, seed, number))
         if "statistics" in reveal: statistics.append(batch_statistics(client, own))
-    gradients = {name: torch.stack([row[name] for row in rows]).detach() for name in rows[0]}
+    gradients = {name: sent.detach() for name, sent in stacked(rows).items()}
     images_each = batch if {"labels", "batch_size"} & set(reveal) else None # labels can be counted
     layers = [torch.stack(layer).detach() for layer in zip(*statistics)] or None
     card = settings_of(client) | dict(defense=defense, reveal=sorted(reveal))
@@ -418,8 +418,8 @@ def receive(model:nn.Module, # the network that the server sent out; it is copie
     sent = [named(one, model) for one in of_clients(received)]
     if images_each is None and labels is not None: images_each = len(labels) // len(sent) or None
     check_counts(client, images_each, content)
-    each, before = images_each and images_each // client.aggregated, {}
-    for name, one in model.state_dict().items(): before[name] = one.cpu()
+    each = images_each and images_each // client.aggregated
+    before = {name: one.cpu() for name, one in model.state_dict().items()}
     rows = [as_gradient(one, client, before, content, each, summed) for one in sent]
     names = [name for name in rows[0] if all(name in row for row in rows)]
     gradients = {name: torch.cat([row[name] for row in rows]) for name in names}
