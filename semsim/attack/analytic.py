@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
+from ..core.classifiers import watched
 from .client import CLASSIFYING, Client, batchnorm_layers, gradient_of, local_steps
 from .sharing import SharedGradient, alone
 from .objectives import cosine_distance
@@ -24,19 +25,11 @@ def calls_of(client:Client,
              images:Tensor, # (B,C,H,W)
             ) -> list: # of (name, layer, what it is given)
     "The layers of a network, in the order in which they are called."
-    seen, hooks = [], []
+    seen, leaves = [], [(name, one) for name, one in client.model.named_modules() if not list(one.children())]
+    def note(name, layer, given):
+        if given and isinstance(given[0], Tensor): seen.append((name, layer, given[0].detach()))
 
-    def noting(name):
-        def note(layer, given):
-            if given and isinstance(given[0], Tensor): seen.append((name, layer, given[0].detach()))
-        return note
-
-    for name, layer in client.model.named_modules():
-        if next(layer.children(), None) is None: hooks.append(layer.register_forward_pre_hook(noting(name)))
-    try:
-        with torch.no_grad(): client.outputs({}, images)
-    finally:
-        for hook in hooks: hook.remove()
+    with torch.no_grad(), watched(leaves, note): client.outputs({}, images)
     return seen
 
 def parameter(layer:str, kind:str) -> str:

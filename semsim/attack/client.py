@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
-from ..core.classifiers import Classifier, check_finite, image_shape
+from ..core.classifiers import Classifier, check_finite, image_shape, watched
 from .defenses import mean_rows, stacked
 
 # %% ../../nbs/1_attack/03_client.ipynb #e2ee6569
@@ -355,18 +355,15 @@ def parameters_of(client:Client) -> dict: # name -> Tensor
 def _culprit(client:Client) -> str: # such as "gate (Gate)"; "" if each layer by itself is fine
     "The first layer that PyTorch cannot differentiate twice."
     seen, images = {}, torch.rand(2, *client.shape, generator=torch.Generator().manual_seed(0))
-    leaves = {layer: name for name, layer in client.model.named_modules() if not list(layer.children())}
-    def keep(layer, inputs): seen.setdefault(layer, inputs)
-    hooks = [layer.register_forward_pre_hook(keep) for layer in leaves]
-    try: client.outputs({}, images.to(next(client.model.parameters())))
-    finally:
-        for hook in hooks: hook.remove()
-    for layer, inputs in seen.items():
+    leaves = [(name, layer) for name, layer in client.model.named_modules() if not list(layer.children())]
+    with watched(leaves, lambda name, layer, inputs: seen.setdefault(layer, (name, inputs))):
+        client.outputs({}, images.to(next(client.model.parameters())))
+    for layer, (name, inputs) in seen.items():
         def slope(values):
             first = grad(lambda values: sum(one.square().sum() for one in tree_leaves(layer(values, *inputs[1:]))))
             return first(values).square().sum()
         try: grad(slope)(inputs[0].detach().clone())
-        except Exception: return f"{leaves[layer]} ({type(layer).__name__})" # a layer may fail in any way
+        except Exception: return f"{name} ({type(layer).__name__})" # a layer may fail in any way
     return ""
 
 @contextmanager
@@ -482,14 +479,11 @@ def batch_statistics(client:Client,
     "Mean and variance of every channel at the input of each BatchNorm layer."
     seen = []
 
-    def record(_, inputs):
+    def record(_, layer, inputs):
         others = [axis for axis in range(inputs[0].ndim) if axis != 1]
         seen.append(torch.stack([inputs[0].mean(others), inputs[0].var(others, unbiased=False)]))
 
-    hooks = [layer.register_forward_pre_hook(record) for _, layer in batchnorm_layers(client.model)]
-    try: client.outputs(parameters_of(client), images)
-    finally:
-        for hook in hooks: hook.remove()
+    with watched(batchnorm_layers(client.model), record): client.outputs(parameters_of(client), images)
     return seen
 
 def running_statistics(client:Client) -> list: # of (2,channels), or None where a layer has none

@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
+from ..core.classifiers import watched
 
 # %% ../../nbs/1_attack/01_defenses.ipynb #2c33bc0a
 def mean_rows(gradients:dict # parameter name -> (B, *shape)
@@ -178,14 +179,8 @@ def last_linear(model:nn.Module, # any network
                ) -> tuple: # (name of the layer's weight, its input (B,F))
     "The last linear layer that runs, and the representation that it gets."
     ran, no_head = [], "soteria needs a network that ends in an nn.Linear with one vector for each image"
-    hooks = [
-        layer.register_forward_hook(lambda *seen: ran.append(seen))
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    try: returned = tree_leaves(run(images))
-    finally:
-        for hook in hooks: hook.remove()
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    with watched(linear, lambda _, *seen: ran.append(seen), after=True): returned = tree_leaves(run(images))
     if not ran: raise InputError(f"{no_head}; this one has none")
     layer, (features, *_), logits = ran[-1]
     names = [name for name, one in model.named_parameters() if one is layer.weight]

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator, progress
+from ..core.classifiers import watched
 from .training import milestones
 from .client import Client, batchnorm_layers, local_steps
 from .sharing import SharedGradient
@@ -169,16 +170,10 @@ def activations(client:Client, # its model is looked at
                 images:int, # B
                ) -> int: # numbers
     "The numbers that one client's batch leaves behind on its way through the network."
-    sizes = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output: sizes.extend(one.numel() for one in tree_leaves(output)))
-        for layer in client.model.modules()
-        if not list(layer.children())
-    ]
-    with torch.no_grad():
+    sizes, leaves = [], [(name, one) for name, one in client.model.named_modules() if not list(one.children())]
+    def measure(_, layer, given, output): sizes.extend(one.numel() for one in tree_leaves(output))
+    with torch.no_grad(), watched(leaves, measure, after=True):
         client.outputs({}, torch.zeros(images, *client.shape).to(next(client.model.parameters())))
-    for hook in hooks:
-        hook.remove()
     return sum(sizes)
 
 # %% ../../nbs/1_attack/07_engine.ipynb #788e649a

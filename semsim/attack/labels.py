@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError, check_name
 from ..core.files import check_images
+from ..core.classifiers import watched
 from ..core.seeds import generator
 from .client import CLASSIFYING, Client, local_steps, parameters_of
 from .sharing import SharedGradient
@@ -46,11 +47,8 @@ def head_of(client:Client) -> Head:
                          f"cannot be read off the last layer; {OTHERWISE}")
     seen = []
     linear = [(name, layer) for name, layer in client.model.named_modules() if isinstance(layer, nn.Linear)]
-    hooks = [one.register_forward_hook(lambda _, given, got, name=name: seen.append((name, got)))
-             for name, one in linear]
-    try: logits = client.outputs({}, torch.full((2, *client.shape), .5).to(next(client.model.parameters())))
-    finally:
-        for hook in hooks: hook.remove()
+    with watched(linear, lambda name, layer, given, got: seen.append((name, got)), after=True):
+        logits = client.outputs({}, torch.full((2, *client.shape), .5).to(next(client.model.parameters())))
     name = seen[-1][0] if seen else ""
     if not seen or seen[-1][1].shape != logits.shape or not torch.allclose(seen[-1][1], logits):
         raise InputError("labels are read off a last linear layer whose outputs are the logits, and this network ends "
@@ -107,12 +105,10 @@ def expected(client:Client,
     "What the network predicts for dummy images, and the features before its head."
     features, predictions = [], []
     layer = client.model.get_submodule(head.name)
-    hook = layer.register_forward_pre_hook(lambda _, given: features.append(given[0]))
-    try:
+    with watched([(head.name, layer)], lambda _, layer, given: features.append(given[0])):
         for state in states:
             for images in batches:
                 predictions.append(client.outputs(state, images.to(next(client.model.parameters()))).softmax(1))
-    finally: hook.remove()
     return torch.cat(predictions).mean(0), torch.cat(features).mean(0)
 
 # %% ../../nbs/1_attack/05_labels.ipynb #9167d595

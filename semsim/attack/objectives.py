@@ -18,7 +18,7 @@ from torch.func import vmap
 
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator
-from ..core.classifiers import Classifier
+from ..core.classifiers import Classifier, watched
 from semsim.attack.client import (
     Client, batch_statistics, gradient_of, local_rows, parameters_of,
 )
@@ -238,11 +238,9 @@ def features_of(client:Client,
                 head:str, # name of the last linear layer
                ) -> Tensor: # (B,F)
     "The features that enter the head."
-    seen = []
-    head = client.model.get_submodule(head)
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try: client.outputs(parameters_of(client), images)
-    finally: hook.remove()
+    seen, layer = [], client.model.get_submodule(head)
+    with watched([(head, layer)], lambda _, layer, inputs: seen.append(inputs[0])):
+        client.outputs(parameters_of(client), images)
     return seen[0]
 
 def given_features(shared:SharedGradient,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError, check_name
 from ..core.seeds import generator, seeded
 from ..core.files import check_images, load_tensors
-from ..core.classifiers import Classifier, check_fits
+from ..core.classifiers import Classifier, check_fits, watched
 from semsim.attack.defenses import (
     Soteria, defended_images, mean_rows, on_gradients, parse_defense, parts_of, stacked,
 )
@@ -158,22 +158,14 @@ def check_batchnorm(client:Client, # in train mode
                     images:Tensor, # (B,C,H,W): one client's
                    ):
     "Raise an InputError if some BatchNorm layer would get a single value a channel."
-    def check_layer(name, inputs):
+    def check_layer(name, layer, inputs):
         if inputs[0].numel() > inputs[0].shape[1]: return
         raise InputError(
             f"BatchNorm in train mode sees one value a channel at {name}; use larger images, several a client, "
             "or mode='eval'"
         )
 
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: check_layer(name, inputs))
-        for name, layer in batchnorm_layers(client.model)
-    ]
-    try:
-        client.outputs({}, images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watched(batchnorm_layers(client.model), check_layer): client.outputs({}, images)
 
 # %% ../../nbs/1_attack/04_sharing.ipynb #fa01c566
 @contextmanager
@@ -363,16 +355,9 @@ def values_a_channel(client:Client,
                      images:int, # of one step
                     ) -> list: # a number for each BatchNorm layer
     "How many values of each channel every BatchNorm layer averages over."
-    counts = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].numel() // inputs[0].shape[1]))
-        for _, layer in batchnorm_layers(client.model)
-    ]
-    try:
-        grey = torch.full((max(2, images), *client.shape), 0.5).to(next(client.model.parameters()))
-        with torch.no_grad(): client.outputs({}, grey)
-    finally:
-        for hook in hooks: hook.remove()
+    counts, grey = [], torch.full((max(2, images), *client.shape), 0.5).to(next(client.model.parameters()))
+    def count(_, layer, inputs): counts.append(inputs[0].numel() // inputs[0].shape[1])
+    with torch.no_grad(), watched(batchnorm_layers(client.model), count): client.outputs({}, grey)
     return [count * images // max(2, images) for count in counts]
 
 def momentum_of(layer:nn.Module) -> float: # in [0,1]

@@ -8,6 +8,7 @@ __all__ = ['build_classifier', 'save_classifier', 'load_classifier']
 # %% ../../nbs/0_core/09_classifiers.ipynb #90f824e9
 import hashlib
 import platform
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -160,3 +161,20 @@ def load_classifier(path # a file that `save_classifier` wrote
     except KeyError as missing:
         raise InputError(f"{path}: its card has no {missing}; it is not a semsim classifier") from None
     return with_weights(model, tensors, path)
+
+# %% ../../nbs/0_core/09_classifiers.ipynb #d73f4b7b
+@contextmanager
+def watched(layers, # (name, module) pairs
+            look, # function of a layer's name, the layer and the tuple that it is given; and of its result, if `after`
+            after:bool=False, # call it when the layer has run, not before
+           ):
+    "Look at layers while they run, inside the block."
+    def hook(name):
+        def call(layer, *seen): look(name, layer, *seen) # returns None, since a hook's result replaces the layer's
+        return call
+
+    handles = [(one.register_forward_hook if after else one.register_forward_pre_hook)(hook(name))
+               for name, one in layers]
+    try: yield
+    finally:
+        for handle in handles: handle.remove()
